@@ -1,0 +1,127 @@
+"""Data files as rows: CSV, JSONL and Parquet, each optionally compressed, at any fsspec URI.
+
+Knows nothing of what the columns mean. Every row comes with the place it was read from, for error messages.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+class DataFileError(Exception):
+    """A data file or line that cannot be read: one line naming file, line and cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; `place` is `file:line`, or `file row n` for Parquet."""
+
+    place: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A line that is no row, and why."""
+
+    place: str
+    cause: str
+
+
+def read_rows(path: str) -> Iterator[Row | BadRow]:
+    """Rows of a file in order. DataFileError where the file itself cannot be read."""
+    suffix = _suffix(path)
+    if suffix not in FORMATS:
+        raise DataFileError(f"{path}: unknown format; expected one of {', '.join(FORMATS)}, optionally compressed")
+    try:
+        if suffix == ".parquet":
+            yield from _parquet(path)
+        else:
+            with fsspec.open(path, "rb", compression="infer") as raw:
+                lines = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+                yield from (_csv(path, lines, suffix) if suffix in (".csv", ".tsv") else _jsonl(path, lines))
+    except (OSError, EOFError, ImportError, ValueError) as error:
+        raise DataFileError(f"{path}: {_cause(error)}") from None
+
+
+def _csv(path: str, lines: io.TextIOWrapper, suffix: str) -> Iterator[Row | BadRow]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",", strict=True)
+    header: list[str] | None = None
+    while True:
+        first_line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            yield BadRow(f"{path}:{first_line}", str(error))
+            continue
+        if fields is None:
+            return
+        if header is None:
+            header = fields
+        elif fields:
+            place = f"{path}:{first_line}"
+            if len(fields) != len(header):
+                yield BadRow(place, f"{len(fields)} fields, the header has {len(header)}")
+            elif any(
+                "\udc80" <= character <= "\udcff" for field in fields for character in field if not field.isascii()
+            ):
+                yield BadRow(place, "not UTF-8")
+            else:
+                yield Row(place, dict(zip(header, fields, strict=True)))
+
+
+def _jsonl(path: str, lines: io.TextIOWrapper) -> Iterator[Row | BadRow]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}"
+        try:
+            line.encode()
+            values = json.loads(line, parse_constant=_refuse_constant)
+        except UnicodeEncodeError:
+            yield BadRow(place, "not UTF-8")
+        except ValueError as error:
+            yield BadRow(place, f"invalid JSON: {error}")
+        else:
+            yield Row(place, values) if isinstance(values, dict) else BadRow(place, "not a JSON object")
+
+
+def _parquet(path: str) -> Iterator[Row]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError(
+            "Parquet needs the extra 'parquet': pip install 'review-stream-classifier[parquet]'"
+        ) from None
+    with fsspec.open(path, "rb", compression="infer") as raw:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(raw).iter_batches():
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(f"{path} row {number}", values)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1].lower()
+    for compression in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        name = name.removesuffix(compression)
+    return "." + name.rsplit(".", 1)[-1] if "." in name else ""
+
+
+def _cause(error: BaseException) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__

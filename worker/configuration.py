@@ -1,0 +1,78 @@
+"""Reads the settings tree from flags, environment and file; a mistake becomes one clear line. Knows no single setting."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings.exceptions import SettingsError
+
+from worker.settings import Settings
+
+ENV_PREFIX = "WORKER_"
+
+
+class ConfigurationError(Exception):
+    """Something a person must change before the worker can start: one clear line, exit code 2."""
+
+
+def load_settings(config: Path | None = None, flags: Sequence[str] = (), **overrides: Any) -> Settings:
+    """The effective settings; ConfigurationError names the setting and what is wrong with it.
+
+    `flags` are what stood on the command line, such as `--kafka.group_id=reviews-eu`; `overrides` win over everything.
+    """
+    if config is not None and not config.is_file():
+        raise ConfigurationError(f"--config {config}: no such file")
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (
+                init_settings,
+                CliSettingsSource(
+                    settings_cls,
+                    cli_prog_name="review-worker run",
+                    cli_parse_args=list(flags),
+                    cli_exit_on_error=False,
+                    cli_avoid_json=True,
+                ),
+                env_settings,
+                TomlConfigSettingsSource(settings_cls, toml_file=config),
+            )
+
+    try:
+        loaded = Loaded(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+    except (SettingsError, tomllib.TOMLDecodeError) as error:
+        where = f"--config {config}: " if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise ConfigurationError(where + str(error).replace("\n", " ")) from None
+    return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
+
+
+def unknown_variables() -> list[str]:
+    """Environment variables that look like settings but are none: most likely misspelt."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.split("__")[0] not in known)
+
+
+def _explain(error: ValidationError) -> str:
+    problems = error.errors(include_input=False, include_url=False)
+    return "; ".join(
+        f"setting {name}: {problem['msg']}" + (" (no such setting)" if problem["type"] == "extra_forbidden" else "")
+        if (name := ".".join(map(str, problem["loc"])))
+        else problem["msg"]
+        for problem in problems
+    )
