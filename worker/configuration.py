@@ -1,4 +1,4 @@
-"""Reads the settings tree from flags, environment and file; a mistake becomes one clear line. Knows no single setting."""
+"""Reads the settings tree from flags, environment and file; a mistake becomes one clear line."""
 
 from __future__ import annotations
 
