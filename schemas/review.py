@@ -36,7 +36,7 @@ def _supported(version: str) -> str:
 class RequiredFields(BaseModel):
     """The three fields that alone can reject an event. Unknown fields are carried, never read."""
 
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, loc_by_alias=False)
 
     review_id: Annotated[
         StrictStr | StrictInt,

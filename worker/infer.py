@@ -1,0 +1,86 @@
+"""One batch through the model, whatever happens: memory that runs out, a record that breaks it, a device that breaks.
+
+Knows the engine only by its interface; nothing of topics, threads or torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.dead_letter import RejectReason
+from worker.faults import DeviceFault, OutOfMemory
+from worker.metrics import BISECTIONS, OUT_OF_MEMORY, TOKEN_BUDGET, Metrics
+from worker.work import Rejection, Work
+
+STAGE = "infer"
+
+
+class Engine(Protocol):
+    """The packed classifier, as far as this stage needs it."""
+
+    token_budget: int
+
+    def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]: ...
+    def self_test(self) -> bool: ...
+    def shrink(self) -> bool: ...
+
+
+class InferStage:
+    """Fills in the probabilities of whatever was not rejected."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._clock = clock
+
+    def infer(self, batch: Sequence[Work]) -> None:
+        """Raises DeviceFault where the device, not a record, is at fault."""
+        self._classify([work for work in batch if work.tokens is not None])
+
+    def _classify(self, works: Sequence[Work]) -> None:
+        if not works:
+            return
+        try:
+            probabilities = self._engine.classify([work.tokens or [] for work in works])
+        except OutOfMemory as error:
+            self._metrics.add(OUT_OF_MEMORY, 1)
+            if not self._engine.shrink():
+                raise DeviceFault(f"out of memory at the smallest budget: {error}") from error
+            self._metrics.set(TOKEN_BUDGET, self._engine.token_budget)
+            self._halves(works) if len(works) > 1 else self._classify(works)
+        except DeviceFault:
+            raise
+        except Exception as error:  # whatever a record can do to a model; told apart from the device's faults below
+            if len(works) > 1:
+                self._metrics.add(BISECTIONS, 1)
+                self._halves(works)
+            else:
+                self._reject(works[0], error)
+        else:
+            self._fill(works, probabilities)
+
+    def _halves(self, works: Sequence[Work]) -> None:
+        middle = len(works) // 2
+        self._classify(works[:middle])
+        self._classify(works[middle:])
+
+    def _reject(self, work: Work, error: Exception) -> None:
+        if not self._engine.self_test():
+            raise DeviceFault(f"the model fails on texts it has answered before ({type(error).__name__})") from error
+        # The exception's text might quote its input; its type never does.
+        work.rejection = Rejection(RejectReason.MODEL_FAILURE, STAGE, type(error).__name__)
+
+    def _fill(self, works: Sequence[Work], probabilities: npt.NDArray[np.float32]) -> None:
+        finite: list[bool] = np.isfinite(probabilities).all(axis=1).tolist()
+        labels = probabilities.argmax(axis=1)
+        now = self._clock()
+        for index, work in enumerate(works):
+            if not finite[index]:
+                self._reject(work, FloatingPointError("not a number"))
+                continue
+            work.probabilities, work.label, work.classified_at = probabilities[index], int(labels[index]), now

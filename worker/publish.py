@@ -1,0 +1,75 @@
+"""A labelled record to the result that goes out. Knows nothing of clients, threads or dead letters' own layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from schemas import headers
+from schemas.dead_letter import RejectReason
+from schemas.labeled import LabeledReview, ModelInfo, SourceInfo, splice_review
+from worker.sizes import batch_bytes
+from worker.transport.interface import Outgoing, TopicInfo
+from worker.work import Rejection, Work
+
+STAGE = "publish"
+
+
+class ResultWriter:
+    """Makes results for one topic, in its own partition rule: input partition modulo the topic's partitions."""
+
+    def __init__(self, topic: str, info: TopicInfo, worker: str, *, include_review: bool) -> None:
+        self._topic = topic
+        self._info = info
+        self._worker = worker
+        self._include_review = include_review
+
+    def write(self, work: Work, model: ModelInfo, labels: Sequence[str]) -> Outgoing | Rejection:
+        """The record to produce; a Rejection where even without the review it is larger than the topic takes.
+
+        A result that is too large only with the review goes out without, `review_omitted` set.
+        """
+        record = work.record
+        own = (
+            *record.headers,
+            (headers.MODEL, f"{model.name}@{model.version}".encode()),
+            (headers.SOURCE, headers.source_value(record.topic, record.partition, record.offset)),
+            (headers.OWNER, f"{self._worker}/{work.epoch}".encode()),
+        )
+        if work.tombstone == "forward":
+            value = None
+        else:
+            value = _result(work, model, labels)
+            if self._include_review:
+                value = splice_review(value, work.review)
+                if not self._fits(record.key, value, own):
+                    work.review_omitted = True
+                    value = _result(work, model, labels)
+        if not self._fits(record.key, value, own):
+            return Rejection(RejectReason.RESULT_TOO_LARGE, STAGE, f"over {self._info.max_message_bytes} bytes")
+        return Outgoing(self._topic, record.partition % self._info.partitions, record.key, value, own, work)
+
+    def _fits(self, key: bytes | None, value: bytes | None, own: headers.Headers) -> bool:
+        return batch_bytes(key, value, own) <= self._info.max_message_bytes
+
+
+def _result(work: Work, model: ModelInfo, labels: Sequence[str]) -> bytes:
+    assert work.probabilities is not None and work.tokens is not None
+    record = work.record
+    scores = {label: round(float(p), 7) for label, p in zip(labels, work.probabilities, strict=True)}
+    label = labels[work.label]
+    result = LabeledReview.model_construct(
+        review_id=work.review_id,
+        label=label,
+        score=scores[label],
+        scores=scores,
+        model=model,
+        source=SourceInfo.model_construct(
+            topic=record.topic, partition=record.partition, offset=record.offset, timestamp=record.timestamp
+        ),
+        classified_at=datetime.fromtimestamp(work.classified_at, UTC),
+        token_count=len(work.tokens),
+        truncated=work.truncated,
+        review_omitted=True if work.review_omitted else None,
+    )
+    return LabeledReview.__pydantic_serializer__.to_json(result, exclude_none=True)
