@@ -94,13 +94,15 @@ class Listener(Protocol):
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> Future[Offsets]:
         """These partitions will go to another member. The answer completes once what is in flight is delivered,
-        with the offsets to commit before the new owner starts. Must not block; the transport waits, bounded."""
+        with the offsets to commit before the new owner starts. Must not block; the transport waits, bounded, and
+        `poll` does not return meanwhile: complete the answer from another thread. Past the bound `lost` follows."""
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
         """These partitions are gone already; nothing may be committed for them. Must not block."""
 
     def delivered(self, token: Any, error: DeliveryFailed | None) -> None:
-        """The broker has acknowledged, or finally refused, the record sent with this token. Must not block or raise."""
+        """The broker has acknowledged, or finally refused, the record sent with this token. Must not block or raise.
+        After the first refusal all later records are refused too, until `recover`."""
 
 
 class Transport(Protocol):
@@ -148,7 +150,9 @@ class Transport(Protocol):
 
     def recover(self) -> Offsets:
         """After a failed delivery or an aborted transaction: a new producer, and every owned partition read again
-        from its committed offset; returns those. Deliveries of the old producer are no longer reported."""
+        from its committed offset; returns those. Deliveries of the old producer are no longer reported once it has
+        returned; so hold no lock that `Listener.delivered` takes."""
 
     def close(self, timeout: float) -> None:
-        """Leaves the group and closes both clients, within `timeout` seconds. Called once, from any thread."""
+        """Leaves the group and closes both clients, within `timeout` seconds; the listener hears no more. Called
+        once, from any thread; a `poll` going on in another returns."""
