@@ -20,7 +20,7 @@ class DeadLetterWriter:
         self._info = info
         self._worker = worker
 
-    def write(self, work: Work, rejection: Rejection, model: str, now: float) -> Outgoing:
+    def write(self, work: Work, rejection: Rejection, now: float) -> Outgoing:
         """The record to produce. One too large for the topic goes without value, then also without its headers and
         key: `review-worker-value-omitted` is set and its coordinates say where the original is."""
         record = work.record
@@ -33,7 +33,7 @@ class DeadLetterWriter:
             failed_at=datetime.fromtimestamp(now, UTC),
             worker=self._worker,
             worker_version=__version__,
-            model=model,
+            model=f"{work.model.name}@{work.model.version}" if work.model else "",
             attempt=next_attempt(record.key, record.value, record.headers),
         )
         omitted = info.model_copy(update={"value_omitted": True})

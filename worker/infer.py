@@ -5,6 +5,7 @@ Knows the engine only by its interface; nothing of topics, threads or torch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.dead_letter import RejectReason
+from schemas.labeled import ModelInfo
 from worker.faults import DeviceFault, OutOfMemory
 from worker.metrics import BISECTIONS, OUT_OF_MEMORY, TOKEN_BUDGET, Metrics
 from worker.work import Rejection, Work
@@ -23,6 +25,7 @@ STAGE = "infer"
 class Engine(Protocol):
     """The packed classifier, as far as this stage needs it."""
 
+    labels: list[str]
     token_budget: int
 
     def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]: ...
@@ -31,15 +34,25 @@ class Engine(Protocol):
 
 
 class InferStage:
-    """Fills in the probabilities of whatever was not rejected."""
+    """Fills in the scores of whatever was not rejected, and which model stood by."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, engine: Engine, model: ModelInfo, metrics: Metrics, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.model = model
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
 
+    @property
+    def token_budget(self) -> int:
+        """Most tokens that one batch may have now."""
+        return self._engine.token_budget
+
     def infer(self, batch: Sequence[Work]) -> None:
         """Raises DeviceFault where the device, not a record, is at fault."""
+        for work in batch:
+            work.model = self.model
         self._classify([work for work in batch if work.tokens is not None])
 
     def _classify(self, works: Sequence[Work]) -> None:
@@ -76,11 +89,9 @@ class InferStage:
         work.rejection = Rejection(RejectReason.MODEL_FAILURE, STAGE, type(error).__name__)
 
     def _fill(self, works: Sequence[Work], probabilities: npt.NDArray[np.float32]) -> None:
-        finite: list[bool] = np.isfinite(probabilities).all(axis=1).tolist()
-        labels = probabilities.argmax(axis=1)
         now = self._clock()
-        for index, work in enumerate(works):
-            if not finite[index]:
-                self._reject(work, FloatingPointError("not a number"))
-                continue
-            work.probabilities, work.label, work.classified_at = probabilities[index], int(labels[index]), now
+        for work, row in zip(works, probabilities.tolist(), strict=True):
+            if all(map(math.isfinite, row)):
+                work.scores, work.classified_at = dict(zip(self._engine.labels, row, strict=True)), now
+            else:
+                self._reject(work, FloatingPointError())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from schemas import headers
 from schemas.dead_letter import RejectReason
-from schemas.labeled import LabeledReview, ModelInfo, SourceInfo, splice_review
+from schemas.labeled import LabeledReview, SourceInfo, splice_review
 from worker.sizes import batch_bytes
 from worker.transport.interface import Outgoing, TopicInfo
 from worker.work import Rejection, Work
@@ -24,12 +23,13 @@ class ResultWriter:
         self._worker = worker
         self._include_review = include_review
 
-    def write(self, work: Work, model: ModelInfo, labels: Sequence[str]) -> Outgoing | Rejection:
+    def write(self, work: Work) -> Outgoing | Rejection:
         """The record to produce; a Rejection where even without the review it is larger than the topic takes.
 
         A result that is too large only with the review goes out without, `review_omitted` set.
         """
-        record = work.record
+        record, model = work.record, work.model
+        assert model is not None
         own = (
             *record.headers,
             (headers.MODEL, f"{model.name}@{model.version}".encode()),
@@ -39,12 +39,12 @@ class ResultWriter:
         if work.tombstone == "forward":
             value = None
         else:
-            value = _result(work, model, labels)
+            value = _result(work)
             if self._include_review:
                 value = splice_review(value, work.review)
                 if not self._fits(record.key, value, own):
                     work.review_omitted = True
-                    value = _result(work, model, labels)
+                    value = _result(work)
         if not self._fits(record.key, value, own):
             return Rejection(RejectReason.RESULT_TOO_LARGE, STAGE, f"over {self._info.max_message_bytes} bytes")
         return Outgoing(self._topic, record.partition % self._info.partitions, record.key, value, own, work)
@@ -53,17 +53,17 @@ class ResultWriter:
         return batch_bytes(key, value, own) <= self._info.max_message_bytes
 
 
-def _result(work: Work, model: ModelInfo, labels: Sequence[str]) -> bytes:
-    assert work.probabilities is not None and work.tokens is not None
+def _result(work: Work) -> bytes:
+    assert work.scores is not None and work.tokens is not None
     record = work.record
-    scores = {label: round(float(p), 7) for label, p in zip(labels, work.probabilities, strict=True)}
-    label = labels[work.label]
+    scores = {label: round(probability, 7) for label, probability in work.scores.items()}
+    label = work.label
     result = LabeledReview.model_construct(
         review_id=work.review_id,
         label=label,
         score=scores[label],
         scores=scores,
-        model=model,
+        model=work.model,
         source=SourceInfo.model_construct(
             topic=record.topic, partition=record.partition, offset=record.offset, timestamp=record.timestamp
         ),

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from schemas.dead_letter import RejectReason
+from schemas.labeled import ModelInfo
 from worker.transport.interface import Record, TopicPartition
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +36,20 @@ class Work:
     invalid_fields: tuple[str, ...] = ()
     tokens: list[int] | None = None
     truncated: bool = False
-    probabilities: npt.NDArray[np.float32] | None = None
-    label: int = -1
+    scores: dict[str, float] | None = None
+    model: ModelInfo | None = None
     review_omitted: bool = False
     decoded_at: float = 0.0
     tokenized_at: float = 0.0
     taken_at: float = 0.0
     inferred_at: float = 0.0
     classified_at: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """The label with the highest score; there must be scores."""
+        assert self.scores is not None
+        return max(self.scores, key=self.scores.__getitem__)
 
     @property
     def cost(self) -> int:

@@ -121,6 +121,9 @@ class Transport(Protocol):
         """Records of the partitions owned, in order within each; waits up to `timeout` seconds for the first.
         Keeps the membership alive and calls the listener. Raises TransportFault."""
 
+    def joined(self) -> bool:
+        """Whether this worker is a member of its group now, whether or not it owns partitions. Does not block."""
+
     def pause(self) -> None:
         """Stops fetching from the whole assignment, now and after any rebalance; polling goes on."""
 

@@ -1,0 +1,150 @@
+"""Turns what happens in the pipeline into metrics, once a batch. Decides nothing but how long a broker has been silent.
+
+Three clocks: stage times are monotonic; a record's age is wall time less its timestamp; an event's age is wall time
+less `created_at`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from worker import metrics as m
+from worker.holdings import Holdings
+from worker.transport.interface import CommitRefused, Offsets, TopicPartition
+from worker.work import Work
+
+log = logging.getLogger(__name__)
+
+BLOCKED_AFTER_SECONDS = 2.0
+SILENT_AFTER_SECONDS = 12.0  # lag is asked for every 5 s, so an idle worker hears from a broker that often
+
+
+class Accounting:
+    """Called from every thread of the pipeline."""
+
+    def __init__(self, metrics: m.Metrics) -> None:
+        self._metrics = metrics
+        self.mean_tokens = 64.0
+        self.acknowledged = 0.0
+        self._moved_at = self._answered_at = self._looked_at = time.monotonic()
+        self._paused_since: float | None = None
+        self._blocked = False
+
+    def consumed(self, works: Sequence[Work]) -> None:
+        for topic, count in Counter(work.record.topic for work in works).items():
+            self._metrics.add(m.CONSUMED, count, topic)
+
+    def prepared(self, works: Sequence[Work]) -> None:
+        for name, count in Counter(name for work in works for name in work.invalid_fields).items():
+            self._metrics.add(m.INVALID_OPTIONAL, count, name)
+        lengths = [work.cost for work in works if work.tokens is not None]
+        self._metrics.observe(m.RECORD_TOKENS, lengths)
+        if lengths:
+            weight = min(0.5, len(lengths) / 1000)
+            self.mean_tokens += weight * (sum(lengths) / len(lengths) - self.mean_tokens)
+
+    def inferred(self, works: Sequence[Work], idle_with_work: float, queued_tokens: int) -> None:
+        tokens = sum(work.cost for work in works)
+        self._metrics.add(m.TOKENS_CLASSIFIED, tokens)
+        self._metrics.observe(m.BATCH_RECORDS, [len(works)])
+        self._metrics.observe(m.BATCH_TOKENS_SIZE, [tokens])
+        self._metrics.add(m.DEVICE_BUSY, works[0].inferred_at - works[0].taken_at)
+        self._metrics.add(m.DEVICE_STARVED, idle_with_work)
+        self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
+        self._moved_at = time.monotonic()
+
+    def stale(self) -> None:
+        self._metrics.add(m.STALE, 1)
+
+    def finished(self, works: Sequence[Work]) -> None:
+        """These are acknowledged, in at least once each, in exactly once with their transaction."""
+        if not works:
+            return
+        now, wall = time.monotonic(), time.time()
+        self._answered_at = self._moved_at = now
+        self.acknowledged += len(works)
+        self._outcomes(works)
+        ages = [wall - work.record.timestamp / 1000 for work in works]
+        self._metrics.observe(m.RECORD_AGE, (max(0.0, age) for age in ages))
+        self._metrics.add(m.NEGATIVE_AGE, sum(age < 0 for age in ages))
+        self._metrics.observe(
+            m.EVENT_AGE, (max(0.0, wall - work.created_at) for work in works if work.created_at is not None)
+        )
+        self._metrics.observe(m.RECORD_SECONDS, (now - work.polled_at for work in works))
+        for stage, seconds in (
+            ("decode", [work.decoded_at - work.polled_at for work in works]),
+            ("tokenize", [work.tokenized_at - work.decoded_at for work in works]),
+            ("batch", [work.taken_at - work.tokenized_at for work in works]),
+            ("infer", [work.inferred_at - work.taken_at for work in works]),
+            ("publish", [now - work.inferred_at for work in works]),
+        ):
+            self._metrics.observe(m.STAGE_SECONDS, seconds, stage)
+
+    def _outcomes(self, works: Sequence[Work]) -> None:
+        labelled = [work for work in works if work.rejection is None and work.scores and work.model]
+        for (label, version), count in Counter((w.label, w.model.version) for w in labelled if w.model).items():
+            self._metrics.add(m.LABELLED, count, label, version)
+        rejections = [work.rejection for work in works if work.rejection is not None]
+        for (reason, stage), count in Counter((r.reason.value, r.stage) for r in rejections).items():
+            self._metrics.add(m.REJECTED, count, reason, stage)
+        for action, count in Counter(work.tombstone for work in works if work.tombstone).items():
+            self._metrics.add(m.TOMBSTONES, count, action)
+        self._metrics.add(m.TRUNCATED, sum(work.truncated for work in labelled))
+        self._metrics.add(m.REVIEW_OMITTED, sum(work.review_omitted for work in labelled))
+
+    def rebalanced(self, kind: str, partitions: Iterable[TopicPartition], owned: int) -> None:
+        self._metrics.add(m.REBALANCES, 1, kind)
+        self._metrics.set(m.OWNED, owned)
+        names = sorted(f"{topic}-{partition}" for topic, partition in partitions)
+        log.info("partitions %s: %s", kind, ", ".join(names) or "none")
+        if kind != "assigned":
+            for topic, partition in partitions:
+                self._metrics.remove(m.LAG, topic, str(partition))
+                self._metrics.remove(m.COMMITTED, topic, str(partition))
+
+    def rewound(self) -> None:
+        self._metrics.add(m.REWINDS, 1)
+
+    def commit_ended(self, offsets: Offsets, error: BaseException | None) -> None:
+        outcome = "ok" if error is None else "refused" if isinstance(error, CommitRefused) else "failed"
+        self._metrics.add(m.COMMITS, 1, outcome)
+        if error is None:
+            self.answered()
+            for (topic, partition), offset in offsets.items():
+                self._metrics.set(m.COMMITTED, offset, topic, str(partition))
+
+    def paused(self, paused: bool) -> None:
+        now = time.monotonic()
+        if self._paused_since is not None:
+            self._metrics.add(m.PAUSED, now - self._paused_since)
+        self._paused_since = now if paused else None
+
+    def answered(self) -> None:
+        self._answered_at = time.monotonic()
+
+    def lag(self, ends: Offsets, frontiers: Offsets) -> None:
+        for partition, frontier in frontiers.items():
+            if partition in ends:
+                behind = max(0, ends[partition] - frontier)
+                self._metrics.set(m.LAG, behind, partition.topic, str(partition.partition))
+
+    def look(self, holdings: Holdings, queued_tokens: int, ready: bool) -> float:
+        """Takes stock, from the observing thread; returns for how many seconds a broker has held things up."""
+        now = time.monotonic()
+        since, self._looked_at = now - self._looked_at, now
+        self._metrics.set(m.IN_FLIGHT, holdings.records)
+        self._metrics.set(m.IN_FLIGHT_BYTES, holdings.bytes)
+        self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
+        self._metrics.set(m.READY, ready)
+        silent = now - self._answered_at
+        waiting = now - max(self._moved_at, self._answered_at) if holdings.handed else 0.0
+        blocked = waiting > BLOCKED_AFTER_SECONDS or silent > SILENT_AFTER_SECONDS
+        if blocked:
+            self._metrics.add(m.BLOCKED, since)
+        if blocked != self._blocked:
+            log.warning("blocked: no broker answers" if blocked else "no longer blocked")
+        self._blocked = blocked
+        return max(silent, waiting) if blocked else 0.0

@@ -1,0 +1,84 @@
+"""The command line of the worker: which commands there are, and how mistakes end. What they do is in `worker/tools`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemas.datafiles import DataFileError
+from schemas.store import CheckpointError
+from worker import __version__
+from worker.configuration import ConfigurationError, load_settings
+from worker.tools.classify import classify_command
+from worker.tools.config import config_command
+from worker.transport.interface import TransportConfigurationError, TransportUnavailable
+
+MISTAKES = (
+    CheckpointError,
+    ConfigurationError,
+    DataFileError,
+    TransportConfigurationError,
+    TransportUnavailable,
+)
+ANY_SETTING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Labels review streams on Kafka with a fine-tuned BERT, losing none.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(context_settings=ANY_SETTING)
+def run(
+    context: typer.Context,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS.", envvar="WORKER_CHECKPOINT__REF")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).", envvar="WORKER_CONFIG")] = None,
+) -> None:
+    """Label a stream: read the input topic, write the output topic, until told to stop (SIGTERM, Ctrl-C).
+
+    Every setting of `review-worker config` may follow as a flag, stand in the environment or in the file.
+
+    Exit codes: 0 drained, 1 fault, 2 configuration, 3 breaker (too much of the stream was rejected).
+
+    Example: review-worker run --checkpoint store/reviews@production --kafka.bootstrap_servers=broker:9092
+    """
+    overrides = {"checkpoint": {"ref": checkpoint}} if checkpoint else {}
+    settings = load_settings(config, context.args, **overrides)
+    from worker.service import run as run_service
+
+    raise typer.Exit(run_service(settings))
+
+
+app.command("classify", context_settings=ANY_SETTING)(classify_command)
+app.command("config", context_settings=ANY_SETTING)(config_command)
+
+
+def main() -> None:
+    """Entry point; a person's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except MISTAKES as error:
+        print(f"review-worker: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,125 @@
+"""The consuming side: how much may be in flight, what is committed when, and reading again after a failed delivery.
+
+Called by the pipeline's consume thread only. Knows nothing of what records hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future
+
+from worker.accounting import Accounting
+from worker.holdings import Holdings
+from worker.settings import Settings
+from worker.transport.interface import CommitRefused, Offsets, Transport, TransportFault
+from worker.work import Work
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+RESUME_SHARE = 0.75
+REWINDS_WITHOUT_PROGRESS = 5
+
+
+class Intake:
+    """Reads records into the holdings, and commits what has left them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        holdings: Holdings,
+        accounting: Accounting,
+        tokens_per_second: float,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._holdings = holdings
+        self._accounting = accounting
+        self._tokens_per_second = tokens_per_second
+        self._commit: tuple[Offsets, Future[None]] | None = None
+        self._committed_at = 0.0
+        self._paused = False
+        self._rewinds = 0
+        self._acknowledged = 0.0
+
+    def poll(self) -> list[Work]:
+        """Records just read, in order within each partition; waits a little for the first."""
+        records = self._transport.poll(POLL_SECONDS)
+        if not records:
+            return []
+        with self._holdings.lock:
+            works = self._holdings.read(records, time.monotonic())
+        self._accounting.consumed(works)
+        return works
+
+    def balance(self, *, draining: bool) -> None:
+        """Pauses the whole assignment at any bound of what may be in flight, resumes at three quarters of it."""
+        bounds = self._settings.in_flight
+        by_time = bounds.seconds * self._tokens_per_second / self._accounting.mean_tokens
+        share = max(self._holdings.records / min(bounds.records, by_time), self._holdings.bytes / bounds.bytes)
+        if not self._paused and (draining or share >= 1):
+            self._transport.pause()
+            self._paused = True
+        elif self._paused and not draining and share < RESUME_SHARE:
+            self._transport.resume()
+            self._paused = False
+        self._accounting.paused(self._paused)
+
+    def commit(self) -> None:
+        """Every `commit_interval`, in the background: the frontiers of what is acknowledged; with nothing in flight
+        the reader's position, so that transaction markers and compacted holes leave no lag."""
+        positions = self._transport.positions()
+        with self._holdings.lock:
+            self._holdings.advance(positions)
+        if self._settings.delivery == "exactly_once":
+            return  # offsets go with the results' transaction
+        now = time.monotonic()
+        if self._pending() or now - self._committed_at < self._settings.commit_interval:
+            return
+        with self._holdings.lock:
+            offsets = self._holdings.committable()
+        if offsets:
+            self._commit = (offsets, self._transport.commit(offsets))
+        self._committed_at = now
+
+    def drained(self) -> bool:
+        """Whether all that a device had begun is delivered and committed."""
+        with self._holdings.lock:
+            settled = self._holdings.handed == 0 and not self._holdings.committable()
+        return settled and not self._pending()
+
+    def read_again(self, why: str) -> None:
+        """Drops everything in flight and reads it again from the committed offsets. Raises TransportFault when that
+        has not helped several times over."""
+        progress = self._accounting.acknowledged
+        self._rewinds = self._rewinds + 1 if progress == self._acknowledged else 1
+        self._acknowledged = progress
+        if self._rewinds > REWINDS_WITHOUT_PROGRESS:
+            raise TransportFault(f"delivery failed {self._rewinds} times without progress: {why}")
+        log.warning("reading again from the committed offsets: %s", why)
+        self._commit = None
+        with self._holdings.lock:
+            self._holdings.lost(self._holdings.partitions)
+        positions = self._transport.recover()
+        with self._holdings.lock:
+            self._holdings.assigned(positions)
+        self._accounting.rewound()
+
+    def _pending(self) -> bool:
+        """Whether a commit is still on its way; takes note of one that has ended."""
+        if self._commit is None:
+            return False
+        offsets, answer = self._commit
+        if not answer.done():
+            return True
+        self._commit = None
+        error = answer.exception()
+        if error is None:
+            with self._holdings.lock:
+                self._holdings.committed(offsets)
+        elif not isinstance(error, CommitRefused):
+            log.warning("commit failed, will be tried again: %s", error)
+        self._accounting.commit_ended(offsets, error)
+        return False

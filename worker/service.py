@@ -1,0 +1,200 @@
+"""`review-worker run`: puts the parts together, watches for signals and turns how it ended into an exit code."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from types import FrameType
+from typing import Any
+
+from schemas.labeled import ModelInfo
+from schemas.store import Checkpoint, CheckpointError, fetch
+from worker import __version__
+from worker import metrics as m
+from worker.accounting import Accounting
+from worker.configuration import ConfigurationError, unknown_variables
+from worker.dead_letters import DeadLetterWriter
+from worker.decode import Decoder
+from worker.health import Health
+from worker.http import HttpServer
+from worker.infer import InferStage
+from worker.logs import configure_logging
+from worker.pipeline import Pipeline
+from worker.publish import ResultWriter
+from worker.settings import Settings
+from worker.tokenize import TokenizeStage
+from worker.transport import make_transport
+from worker.transport.interface import TopicInfo, Transport, TransportConfigurationError, TransportUnavailable
+
+log = logging.getLogger(__name__)
+
+DRAINED, FAULT, MISCONFIGURED, TRIPPED = 0, 1, 2, 3
+CLOSE_SECONDS = 5.0
+DEAD_LETTER_ROOM = 64 * 1024  # what our headers may add to a record
+
+
+class Service:
+    """One worker process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = m.Metrics()
+        self._health = Health(
+            limits={
+                "prepare": settings.stall_timeout,
+                "infer": settings.stall_timeout,
+                "publish": settings.stall_timeout,
+                "broker": settings.kafka.outage_deadline + settings.stall_timeout,
+                "consume": settings.stall_timeout + 0.2 * settings.kafka.max_poll_interval,
+            }
+        )
+        self._info: dict[str, Any] = {"version": __version__}
+        self._pipeline: Pipeline | None = None
+        self._drain_deadline: float | None = None
+
+    def run(self) -> int:
+        """The exit code. Does not return where threads are stuck: then the process ends here."""
+        configure_logging(self._settings.log)
+        signal.signal(signal.SIGTERM, self._signalled)
+        signal.signal(signal.SIGINT, self._signalled)
+        for name in unknown_variables():
+            log.warning("environment variable %s is no setting", name)
+        try:
+            transport, pipeline = self._start()
+        except (ConfigurationError, CheckpointError, TransportConfigurationError, TransportUnavailable) as error:
+            print(f"review-worker: {error}", file=sys.stderr)
+            return MISCONFIGURED
+        except Stopped:
+            return DRAINED
+        code = self._watch(pipeline)
+        transport.close(CLOSE_SECONDS if code == DRAINED else 1.0)
+        pipeline.join(1.0)
+        log.info("ended with exit code %d", code)
+        return code
+
+    def _start(self) -> tuple[Transport, Pipeline]:
+        settings = self._settings
+        if settings.checkpoint.ref is None:
+            raise ConfigurationError(
+                "no checkpoint: give --checkpoint REF (a directory, or STORE/NAME@VERSION_OR_ALIAS)"
+            )
+        try:
+            server = HttpServer(settings.http.host, settings.http.port, self._health, self._metrics, lambda: self._info)
+        except OSError as error:
+            raise ConfigurationError(f"http.port {settings.http.port}: {error.strerror or error}") from None
+        log.info("listening on %s", server.address)
+        transport = make_transport(settings)
+        transport.connect(settings.kafka.startup_timeout)
+        output, dead_letters = self._check_topics(transport)
+        checkpoint = fetch(settings.checkpoint.ref, settings.checkpoint.cache_dir, log.info)
+        pipeline = self._build(checkpoint, transport, output, dead_letters)
+        self._health.warm = True
+        self._pipeline = pipeline
+        pipeline.start()
+        return transport, pipeline
+
+    def _check_topics(self, transport: Transport) -> tuple[TopicInfo, TopicInfo]:
+        kafka = self._settings.kafka
+        found = {}
+        for name in [*kafka.input_topics, kafka.output_topic, kafka.dead_letter_topic]:
+            info = transport.topic(name, kafka.startup_timeout)
+            if info is None:
+                raise ConfigurationError(
+                    f"topic {name!r} does not exist on {kafka.bootstrap_servers}; make it: review-worker topics create"
+                )
+            found[name] = info
+        dead_letters = found[kafka.dead_letter_topic]
+        if "compact" in dead_letters.cleanup_policy:
+            raise ConfigurationError(
+                f"dead-letter topic {kafka.dead_letter_topic!r} is compacted: Kafka would drop letters of equal keys"
+            )
+        largest = max(found[name].max_message_bytes for name in kafka.input_topics)
+        if dead_letters.max_message_bytes < largest + DEAD_LETTER_ROOM:
+            log.warning(
+                "%s takes %d bytes a message, %d of the input and our headers may come: large values will be left out",
+                kafka.dead_letter_topic, dead_letters.max_message_bytes, largest + DEAD_LETTER_ROOM,
+            )  # fmt: skip
+        return found[kafka.output_topic], dead_letters
+
+    def _build(
+        self, checkpoint: Checkpoint, transport: Transport, output: TopicInfo, dead_letters: TopicInfo
+    ) -> Pipeline:
+        from worker.engine import load_engines
+        from worker.engine.tokenizer import load_tokenizer
+
+        settings, manifest = self._settings, checkpoint.manifest
+        model = ModelInfo(name=manifest.name, version=manifest.version, digest=manifest.weights_digest)
+        try:
+            decoder = Decoder(settings.input, manifest.recipe)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        engines = load_engines(checkpoint, settings.engine, progress=log.info)
+        for engine in engines:
+            engine.warm_up()
+            self._metrics.set(m.TOKEN_BUDGET, engine.token_budget)
+            self._metrics.set(m.MODEL, 1, model.name, model.version, model.digest, engine.device, engine.dtype)
+            log.info(
+                "%s@%s on %s in %s: %d tokens a batch, %.0f tokens/s",
+                model.name, model.version, engine.device, engine.dtype, engine.token_budget, engine.tokens_per_second,
+            )  # fmt: skip
+        worker = settings.kafka.instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        client = type(transport).__name__
+        self._metrics.set(m.BUILD, 1, __version__, client)
+        self._info |= {
+            "worker": worker, "client": client, "model": f"{model.name}@{model.version}", "digest": model.digest,
+            "labels": manifest.labels, "devices": [engine.device for engine in engines], "dtype": engines[0].dtype,
+            "token_budget": engines[0].token_budget, "group": settings.kafka.group_id,
+        }  # fmt: skip
+        return Pipeline(
+            settings,
+            transport,
+            decoder,
+            TokenizeStage(load_tokenizer(checkpoint).encode_batch_fast, manifest.recipe),
+            [InferStage(engine, model, self._metrics) for engine in engines],
+            ResultWriter(settings.kafka.output_topic, output, worker, include_review=settings.output.include_review),
+            DeadLetterWriter(settings.kafka.dead_letter_topic, dead_letters, worker),
+            Accounting(self._metrics),
+            self._health,
+            sum(engine.tokens_per_second for engine in engines),
+        )
+
+    def _watch(self, pipeline: Pipeline) -> int:
+        while not pipeline.wait(0.1):
+            if self._health.draining and self._drain_deadline is None:  # a signal, or the breaker
+                self._drain_deadline = time.monotonic() + self._settings.drain_timeout
+            if self._drain_deadline is not None and time.monotonic() > self._drain_deadline:
+                log.error("not drained within %g s: the rest stays uncommitted", self._settings.drain_timeout)
+                pipeline.fail(TimeoutError("drain"))
+        if pipeline.error is not None:
+            log.error("fault: %s: %s", type(pipeline.error).__name__, pipeline.error)
+            faulthandler.dump_traceback(all_threads=True)
+            return FAULT
+        return TRIPPED if pipeline.tripped else DRAINED
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self._pipeline is None:
+            raise Stopped
+        if self._health.draining:
+            os._exit(FAULT)
+        log.info("%s: draining", signal.Signals(number).name)
+        self._pipeline.drain()
+
+
+class Stopped(BaseException):
+    """A signal before anything was consumed."""
+
+
+def run(settings: Settings) -> int:
+    """Runs one worker; ends the process itself where threads would keep it from ending."""
+    code = Service(settings).run()
+    logging.shutdown()
+    sys.stderr.flush()
+    if code == FAULT:
+        os._exit(code)
+    return code

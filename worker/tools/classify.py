@@ -1,0 +1,129 @@
+"""`review-worker classify`: a file of reviews labelled by the stages of the worker, without Kafka."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from worker.configuration import load_settings
+from worker.settings import Settings
+
+ROWS = 512
+
+
+def classify_command(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS.")],
+    input: Annotated[str, typer.Option(help="CSV, JSONL or Parquet, optionally compressed.")],
+    output: Annotated[
+        Path | None, typer.Option(help="JSONL of labelled reviews; standard output if not given.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    skip_bad_rows: Annotated[bool, typer.Option(help="Go on without rows that cannot be labelled; else stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
+) -> None:
+    """Label a file of reviews, without Kafka. Settings such as --engine.dtype=float32 may follow.
+
+    Example: review-worker classify --checkpoint store/reviews@production --input new.jsonl --output labelled.jsonl
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    if as_json and output is None:
+        raise typer.BadParameter("--json needs --output: both would go to standard output")
+    settings = load_settings(config, context.args, checkpoint={"ref": checkpoint})
+    console = Console(stderr=True)
+    bad: list[str] = []
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                     console=console, transient=True)
+        )  # fmt: skip
+        task = progress.add_task("loading the checkpoint", total=None)
+        lines = _labelled(settings, input, skip_bad_rows=skip_bad_rows, bad=bad)
+        next(lines)
+        progress.update(task, description="reviews")
+        target: TextIO = stack.enter_context(output.open("w", encoding="utf-8")) if output else sys.stdout
+        started, reviews = time.monotonic(), 0
+        for chunk in lines:
+            target.writelines(chunk)
+            reviews += len(chunk)
+            progress.update(task, completed=reviews)
+    seconds = time.monotonic() - started
+    for problem in bad[:10]:
+        console.print(f"skipped {problem}", style="yellow", highlight=False, soft_wrap=True)
+    rate = reviews / seconds if seconds else 0.0
+    console.print(f"{reviews:,} reviews labelled, {len(bad):,} rejected, {rate:,.0f} reviews/s")
+    if as_json:
+        summary = {"reviews": reviews, "rejected": len(bad), "seconds": round(seconds, 3), "reviews_per_second": rate}
+        print(json.dumps(summary))
+
+
+def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[str]) -> Iterator[list[str]]:
+    """Nothing once the model is ready, then lines of labelled reviews in the order of the file."""
+    from schemas.labeled import ModelInfo
+    from schemas.store import fetch
+    from worker.batching import TokenQueue
+    from worker.decode import Decoder
+    from worker.engine import load_engine
+    from worker.engine.tokenizer import load_tokenizer
+    from worker.infer import InferStage
+    from worker.metrics import Metrics
+    from worker.publish import ResultWriter
+    from worker.tokenize import TokenizeStage
+    from worker.tools.events import note_bad_row, read_events
+    from worker.transport.interface import Outgoing, Record, TopicInfo, TopicPartition
+    from worker.work import Work
+
+    assert settings.checkpoint.ref is not None
+    checkpoint = fetch(settings.checkpoint.ref, settings.checkpoint.cache_dir)
+    manifest = checkpoint.manifest
+    decoder = Decoder(settings.input, manifest.recipe)
+    tokenizer = TokenizeStage(load_tokenizer(checkpoint).encode_batch_fast, manifest.recipe)
+    engine = load_engine(checkpoint, settings.engine)
+    engine.warm_up()
+    model = ModelInfo(name=manifest.name, version=manifest.version, digest=manifest.weights_digest)
+    infer = InferStage(engine, model, Metrics())
+    writer = ResultWriter("", TopicInfo(1, 2**31, "delete"), "classify", include_review=settings.output.include_review)
+    waiting: TokenQueue[Work] = TokenQueue()
+    chunk: list[Work] = []
+
+    def prepare() -> None:
+        decoder.decode(chunk)
+        tokenizer.tokenize(chunk)
+        for work in chunk:
+            if work.rejection is not None:
+                note_bad_row(f"{work.record.topic}: {work.rejection.error}", skip_bad_rows=skip_bad_rows, bad=bad)
+        waiting.put(work for work in chunk if work.rejection is None)
+        chunk.clear()
+
+    def batch() -> list[str]:
+        works = waiting.take(infer.token_budget)
+        infer.infer(works)
+        lines = []
+        for work in works:
+            written = work.rejection or writer.write(work)
+            if isinstance(written, Outgoing):
+                lines.append((written.value or b"").decode() + "\n")
+            else:
+                note_bad_row(f"{work.record.topic}: {written.error}", skip_bad_rows=skip_bad_rows, bad=bad)
+        return lines
+
+    yield []
+    for number, (row, value) in enumerate(read_events(path, skip_bad_rows=skip_bad_rows, bad=bad)):
+        record = Record(row.place, 0, number, 0, None, value, ())
+        chunk.append(Work(record, TopicPartition(path, 0), 0, len(value), 0.0))
+        if len(chunk) == ROWS:
+            prepare()
+            while waiting.tokens >= infer.token_budget:
+                yield batch()
+    prepare()
+    while waiting:
+        yield batch()

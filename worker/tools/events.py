@@ -1,0 +1,36 @@
+"""Rows of a data file as review events, the way a producer would send them. Knows no Kafka and no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from schemas.datafiles import BadRow, DataFileError, Row, read_rows
+from schemas.review import ReviewEvent
+
+
+def read_events(path: str, *, skip_bad_rows: bool, bad: list[str]) -> Iterator[tuple[Row, bytes]]:
+    """Each row with its event as JSON. A bad row is added to `bad` in words, or raises DataFileError."""
+    for row in read_rows(path):
+        if isinstance(row, BadRow):
+            note_bad_row(f"{row.place}: {row.cause}", skip_bad_rows=skip_bad_rows, bad=bad)
+        else:
+            yield row, event_of(row)
+
+
+def note_bad_row(problem: str, *, skip_bad_rows: bool, bad: list[str]) -> None:
+    """Adds the problem to `bad`, or raises DataFileError with it and the way on."""
+    if not skip_bad_rows:
+        raise DataFileError(f"{problem} (--skip-bad-rows goes on without such rows)")
+    bad.append(problem)
+
+
+def event_of(row: Row) -> bytes:
+    """The row as a review event: empty cells are absent; a missing `review_id` is the `id`, else the row's place."""
+    event = {name: value for name, value in row.values.items() if value not in (None, "")}
+    if "review_id" not in event:
+        event = {"review_id": str(event.get("id", row.place)), **event}
+    for name in ReviewEvent.model_fields.keys() & event.keys():
+        if hasattr(event[name], "isoformat"):
+            event[name] = event[name].isoformat()
+    return json.dumps(event, ensure_ascii=False, default=str).encode()
