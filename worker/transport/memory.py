@@ -153,6 +153,9 @@ class MemoryTransport:
                         records.append(record)
         return records
 
+    def joined(self) -> bool:
+        return self.member in self._broker.group(self._group_id).members
+
     def pause(self) -> None:
         self._paused = True
 

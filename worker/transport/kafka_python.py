@@ -1,0 +1,343 @@
+"""The transport over kafka-python 3.0.12, at least once.
+
+Where the client's own methods are known to lose data or to block (see the comments), its inner ones are used: the
+conformance suite shows that they do what they are used for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, errors
+from kafka import TopicPartition as KafkaPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from worker.settings import Settings
+from worker.transport.interface import (
+    CommitRefused,
+    Listener,
+    Offsets,
+    Outgoing,
+    Record,
+    TopicInfo,
+    TopicPartition,
+    TransportConfigurationError,
+    TransportFault,
+    TransportUnavailable,
+)
+from worker.transport.kafka_python_client import (
+    client_config,
+    describe_topic,
+    never_create_topics,
+    reaching,
+    result,
+)
+from worker.transport.kafka_python_producer import Producer, open_client
+from worker.transport.start import out_of_range, starting_offsets
+
+LOOKUP_SECONDS = 10.0
+POLL_SECONDS = 0.05  # shorter polls in a row never join a group
+LATEST = -1
+PASSING = (  # with the next polls; the last may name a broker that has just left the cluster
+    errors.RetriableError,
+    errors.RebalanceInProgressError,
+    errors.UnknownMemberIdError,
+    errors.IllegalGenerationError,
+    errors.CommitFailedError,
+    errors.UnknownBrokerIdError,
+    TimeoutError,
+)
+
+
+class KafkaPythonTransport:
+    """One member of the group, and one idempotent producer. The client has a thread for each."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._kafka = settings, settings.kafka
+        self._unsettled: set[TopicPartition] = set()  # assigned, but where to read them is not yet known
+        self._paused = self._closing = False
+
+    def connect(self, timeout: float) -> None:
+        kafka, in_flight = self._kafka, self._settings.in_flight
+        fetch_bytes = max(2**20, min(16 * 2**20, in_flight.bytes // 8))  # the client holds up to twice this a broker
+        with reaching(kafka, timeout):
+            self._consumer = KafkaConsumer(
+                **client_config(kafka),
+                bootstrap_timeout_ms=int(timeout * 1000),
+                group_id=kafka.group_id,
+                group_instance_id=kafka.instance_id,
+                session_timeout_ms=int(kafka.session_timeout * 1000),
+                heartbeat_interval_ms=int(kafka.heartbeat_interval * 1000),
+                max_poll_interval_ms=int(kafka.max_poll_interval * 1000),
+                partition_assignment_strategy=(CooperativeStickyAssignor,),
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                fetch_max_wait_ms=100,  # a partition new to us waits for the fetch that is going on
+                fetch_max_bytes=fetch_bytes,
+                max_partition_fetch_bytes=2**20,
+                receive_message_max_bytes=2**31 - 1,  # what a topic accepts must be readable
+                max_poll_records=min(1000, in_flight.records),
+                metrics_enabled=False,
+            )
+        never_create_topics(self._consumer._client)
+
+    def topic(self, name: str, timeout: float) -> TopicInfo | None:
+        with reaching(self._kafka, timeout):
+            try:
+                return describe_topic(self._consumer._manager, name, timeout)
+            except TimeoutError as error:
+                raise TransportUnavailable(f"Kafka did not describe the topic {name} within {timeout:g} s") from error
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self._listener = listener
+        self._producer = self._open_producer()
+        self._consumer.subscribe(topics=list(topics), listener=_Rebalances(self))
+
+    def _open_producer(self) -> Producer:
+        version = self._consumer.config["api_version"]  # spares the new client a wait for the broker
+        return Producer(open_client(self._kafka, api_version=version), self._listener.delivered)
+
+    def joined(self) -> bool:
+        return bool(self._consumer._coordinator.stable())
+
+    def poll(self, timeout: float) -> list[Record]:
+        fetcher = self._consumer._fetcher
+        if not fetcher._next_partition_records:
+            fetcher._next_partition_records = None  # or a paused partition's buffer waits behind an empty one for good
+        batches: dict[KafkaPartition, list[Any]] = {}
+        try:
+            batches = self._poll_client(max(timeout, POLL_SECONDS))
+            self._raise_if_fenced()
+            if self._unsettled:
+                self._settle()
+        except PASSING:
+            pass  # the next poll tries again
+        except (errors.KafkaError, RuntimeError) as error:
+            if not self._closing:
+                raise self._fault(error) from (error.__cause__ or error)
+        return [
+            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
+            for records in batches.values()
+            for r in records
+        ]
+
+    def _poll_client(self, timeout: float) -> dict[KafkaPartition, list[Any]]:
+        try:
+            return dict(self._consumer.poll(timeout_ms=int(timeout * 1000)))
+        except errors.NoOffsetForPartitionError:
+            return {}  # of a partition that is yet to be settled
+
+    def _fault(self, error: Exception) -> Exception:
+        kafka = self._kafka
+        if isinstance(error, errors.OffsetOutOfRangeError):
+            partition, offset = next((TopicPartition(*tp), offset) for tp, offset in error.args[0].items())
+            return out_of_range(
+                partition, offset, self.beginning([partition])[partition], self.end([partition])[partition]
+            )
+        if isinstance(error, errors.FencedInstanceIdError):
+            return TransportFault(
+                f"another worker with the instance id {kafka.instance_id} took over in the group {kafka.group_id}"
+            )
+        if isinstance(error, errors.InvalidSessionTimeoutError):
+            return TransportConfigurationError(
+                f"kafka.session_timeout {kafka.session_timeout:g} s is outside what the brokers allow "
+                "(group.min.session.timeout.ms, group.max.session.timeout.ms)"
+            )
+        return TransportFault(f"cannot go on in the group {kafka.group_id}: {error}")
+
+    def _raise_if_fenced(self) -> None:
+        """A static member that was replaced gets no error, it only stops sending heartbeats."""
+        coordinator = self._consumer._coordinator
+        if self._kafka.instance_id and coordinator.stable() and not coordinator._heartbeat_enabled:
+            raise errors.FencedInstanceIdError
+
+    def _settle(self) -> None:
+        """Finds out where to read what was assigned, tells the listener, and only then lets it be fetched."""
+        partitions = set(self._unsettled)
+        positions = starting_offsets(partitions, self._kafka.start, self, self._commit_start)
+        for tp, offset in positions.items():
+            self._consumer.seek(KafkaPartition(*tp), offset)
+        self._unsettled -= partitions
+        self._listener.assigned(positions)
+        if not self._paused:
+            self._consumer.resume(*(KafkaPartition(*tp) for tp in partitions))
+
+    def _commit_start(self, offsets: Offsets) -> None:
+        self._consumer._coordinator.commit_offsets_sync(_committable(offsets), timeout_ms=LOOKUP_SECONDS * 1000)
+
+    def pause(self) -> None:
+        self._paused = True
+        self._consumer.pause(*self._consumer.assignment())
+
+    def resume(self) -> None:
+        self._paused = False
+        self._consumer.resume(*self._consumer.assignment().difference(self._unsettled))
+
+    def positions(self) -> Offsets:
+        consumed = self._consumer._subscription.all_consumed_offsets()
+        return {TopicPartition(*tp): at.offset for tp, at in consumed.items() if tp not in self._unsettled}
+
+    def end_offsets(self, timeout: float) -> Offsets:
+        consumer = self._consumer
+        ask = dict.fromkeys(consumer.assignment(), LATEST)
+        try:
+            lookup = consumer._manager.call_soon(consumer._fetcher._fetch_offsets_by_times_async, ask, timeout * 1000)
+            return {TopicPartition(*tp): found.offset for tp, found in result(lookup, timeout).items()}
+        except (errors.KafkaError, TimeoutError, RuntimeError):
+            return {}
+
+    def commit(self, offsets: Offsets) -> Future[None]:
+        answer: Future[None] = Future()
+
+        async def send() -> None:
+            # On the client's thread, where alone the assignment and the generation change: the broker would accept
+            # offsets of a partition that has gone to another member, and rewind it.
+            try:
+                owned = {tp: at for tp, at in offsets.items() if self._consumer._subscription.is_assigned(tp)}
+                if offsets and not owned:
+                    raise CommitRefused("these partitions belong to another member now")
+                await self._consumer._coordinator._send_offset_commit_request(_committable(owned))
+                answer.set_result(None)
+            except BaseException as error:
+                answer.set_exception(self._commit_error(error))
+                if not isinstance(error, Exception):
+                    raise
+
+        try:
+            self._consumer._net.call_soon_threadsafe(send)
+        except RuntimeError as error:
+            answer.set_exception(error)
+        return answer
+
+    def _commit_error(self, error: BaseException) -> BaseException:
+        if isinstance(error, errors.FencedInstanceIdError):
+            return self._fault(error)
+        if isinstance(error, errors.CommitFailedError):
+            rebalancing = error.args and isinstance(error.args[0], errors.RebalanceInProgressError)
+            return error if rebalancing else CommitRefused("the group has moved on without this member")
+        return error
+
+    def send(self, record: Outgoing) -> None:
+        try:
+            self._producer.send(record)
+        except errors.KafkaTimeoutError as error:
+            raise TransportFault(f"the partitions of topic {record.topic} are unknown: {error}") from error
+
+    def commit_transaction(self, offsets: Offsets, still_owned: Callable[[], bool], timeout: float) -> None:
+        raise TransportFault("this transport delivers at least once")
+
+    def recover(self) -> Offsets:
+        self._producer.abandon()
+        self._producer = self._open_producer()
+        return self._read_again()
+
+    def _read_again(self) -> Offsets:
+        """Seeks every settled partition to where the group says; waits for a broker up to the outage deadline."""
+        deadline = time.monotonic() + self._kafka.outage_deadline
+        while True:
+            try:
+                owned = {TopicPartition(*tp) for tp in self._consumer.assignment()} - self._unsettled
+                positions = starting_offsets(owned, self._kafka.start, self, self._commit_start)
+                break
+            except (errors.RetriableError, TimeoutError) as error:
+                if time.monotonic() > deadline or self._closing:
+                    raise TransportFault(f"the committed offsets cannot be read: {error}") from error
+        for tp, offset in positions.items():
+            self._consumer.seek(KafkaPartition(*tp), offset)
+        return positions
+
+    def close(self, timeout: float) -> None:
+        self._closing = True
+        if hasattr(self, "_producer"):
+            self._producer.abandon()
+        if hasattr(self, "_consumer"):
+            options = {"autocommit": False, "timeout_ms": timeout * 1000}
+            closing = threading.Thread(target=self._consumer.close, kwargs=options, daemon=True)
+            closing.start()  # the client joins its own thread without a limit
+            closing.join(timeout)
+
+    # What the rules of the start ask ----------------------------------------------------------------------------
+
+    def partitions(self, topic: str) -> Collection[TopicPartition]:
+        return [TopicPartition(topic, number) for number in self._consumer._cluster.partitions_for_topic(topic) or ()]
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Offsets:
+        asked = [KafkaPartition(*tp) for tp in partitions]
+        found = self._consumer._coordinator.fetch_committed_offsets(asked, timeout_ms=LOOKUP_SECONDS * 1000)
+        return {TopicPartition(*tp): at.offset for tp, at in found.items()}
+
+    def beginning(self, partitions: Collection[TopicPartition]) -> Offsets:
+        found = self._consumer.beginning_offsets([KafkaPartition(*tp) for tp in partitions], LOOKUP_SECONDS * 1000)
+        return {TopicPartition(*tp): offset for tp, offset in found.items()}
+
+    def end(self, partitions: Collection[TopicPartition]) -> Offsets:
+        found = self._consumer.end_offsets([KafkaPartition(*tp) for tp in partitions], LOOKUP_SECONDS * 1000)
+        return {TopicPartition(*tp): offset for tp, offset in found.items()}
+
+    def at_time(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
+        asked = {KafkaPartition(*tp): timestamp for tp in partitions}
+        found = self._consumer.offsets_for_times(asked, LOOKUP_SECONDS * 1000)
+        return {TopicPartition(*tp): at.offset for tp, at in found.items() if at is not None}
+
+    # On the client's thread -------------------------------------------------------------------------------------
+
+    async def on_revoked(self, partitions: Iterable[KafkaPartition]) -> None:
+        """Lets the listener drain and commits its answer, before the group may hand the partitions on. Heartbeats
+        share this thread, so it never blocks."""
+        gone = {TopicPartition(*tp) for tp in partitions}
+        known = gone - self._unsettled
+        self._unsettled -= gone
+        if not known or self._closing:
+            return
+        bound = max(5.0, 0.2 * self._kafka.max_poll_interval)
+        deadline = time.monotonic() + bound
+        answer = self._listener.revoked(known)
+        while not answer.done() and not self._closing and time.monotonic() < deadline:
+            await self._consumer._net.sleep(0.005)
+        if not answer.done():
+            self._listener.lost(known)
+            return
+        offsets = {tp: offset for tp, offset in answer.result().items() if tp in known}
+        while offsets and not self._closing and time.monotonic() < deadline:
+            try:
+                await self._consumer._coordinator._send_offset_commit_request(_committable(offsets))
+                return
+            except (errors.RetriableError, errors.RebalanceInProgressError):
+                await self._consumer._net.sleep(0.1)
+            except errors.KafkaError:
+                return  # the group has moved on: the new owner reads these again
+
+    async def on_assigned(self, partitions: Iterable[KafkaPartition]) -> None:
+        self._consumer.pause(*partitions)
+        self._unsettled.update(TopicPartition(*tp) for tp in partitions)
+
+    async def on_lost(self, partitions: Iterable[KafkaPartition]) -> None:
+        gone = {TopicPartition(*tp) for tp in partitions}
+        known = gone - self._unsettled
+        self._unsettled -= gone
+        if known and not self._closing:
+            self._listener.lost(known)
+
+
+class _Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, transport: KafkaPythonTransport) -> None:
+        self._transport = transport
+
+    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
+        await self._transport.on_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
+        await self._transport.on_assigned(assigned)
+
+    async def on_partitions_lost(self, lost: Iterable[KafkaPartition]) -> None:
+        await self._transport.on_lost(lost)
+
+
+def _committable(offsets: Offsets) -> dict[KafkaPartition, OffsetAndMetadata]:
+    return {KafkaPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
