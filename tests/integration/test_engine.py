@@ -1,0 +1,149 @@
+"""The packed engine gives what the stock padded model gives, in whatever company a review comes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.manifest import CheckpointManifest
+from schemas.recipe import TextRecipe
+from schemas.store import Checkpoint, CheckpointError, digest
+from worker.engine import Engine, load_engine
+from worker.settings import EngineSettings
+
+LONGEST = 40
+LABELS = ["negative", "positive"]
+FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=256)
+
+torch.set_grad_enabled(False)
+
+
+def make_checkpoint(directory: Path, name: str = "Bert", **changes: Any) -> Checkpoint:
+    """A random classifier of an architecture, small but with every part, and with outputs that differ."""
+    import transformers
+
+    torch.manual_seed(0)
+    options = {
+        "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 300,
+        "max_position_embeddings": 64, "initializer_range": 0.3,
+    }  # fmt: skip
+    config = getattr(transformers, f"{name}Config")(**{**options, **changes})
+    model = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+    for parameter in model.parameters():  # biases and norms of a fresh model are zeros and ones
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(directory, safe_serialization=True)
+    return seal(directory)
+
+
+def seal(directory: Path) -> Checkpoint:
+    files = {path.name: digest(path) for path in directory.iterdir() if path.name != "manifest.json"}
+    manifest = CheckpointManifest.model_validate(
+        {
+            "name": "tiny", "version": "v0001", "created_at": "2026-01-01T00:00:00Z", "labels": LABELS,
+            "recipe": TextRecipe(max_length=LONGEST), "base_model": "random", "training": {}, "code_version": "test",
+            "library_versions": {}, "files": files,
+        }
+    )  # fmt: skip
+    return Checkpoint(directory, manifest)
+
+
+def reference(directory: Path, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    """The stock model in float32, padded."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+    width = max(map(len, sequences))
+    ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences])
+    mask = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
+    return model(input_ids=ids, attention_mask=mask).logits.softmax(-1).numpy()
+
+
+def reviews(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(3, 300, length).tolist() for length in lengths]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return make_checkpoint(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Checkpoint) -> Engine:
+    engine = load_engine(checkpoint, FLOAT32)
+    engine.warm_up()
+    return engine
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_equals_the_padded_model(tmp_path: Path, activation: str) -> None:
+    checkpoint = make_checkpoint(tmp_path, hidden_act=activation)
+    sequences = reviews([1, LONGEST, 7, 7, 2, 33, 7, 1, 12])
+    expected = reference(tmp_path, sequences)
+    assert np.ptp(expected[:, 0]) > 0.1, "a model that says the same to all shows nothing"
+    assert np.abs(load_engine(checkpoint, FLOAT32).classify(sequences) - expected).max() < 1e-5
+
+
+@settings(max_examples=50, deadline=None)
+@given(lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=40), data=st.data())
+def test_company_changes_nothing(engine: Engine, lengths: list[int], data: st.DataObject) -> None:
+    sequences = reviews(lengths)
+    together = engine.classify(sequences)
+    assert together.shape == (len(lengths), 2) and together.dtype == np.float32
+    assert np.abs(together.sum(1) - 1).max() < 1e-5
+    alone = data.draw(st.integers(0, len(lengths) - 1))
+    assert np.abs(engine.classify([sequences[alone]])[0] - together[alone]).max() < 1e-5
+    shuffled = data.draw(st.permutations(range(len(lengths))))
+    again = engine.classify([sequences[i] for i in shuffled])
+    assert np.abs(again - together[list(shuffled)]).max() < 1e-5
+
+
+def test_a_sequence_the_model_cannot_read_is_refused_and_the_next_one_answered(engine: Engine) -> None:
+    for sequence in ([], [1] * (LONGEST + 1), [300], [-1]):
+        with pytest.raises(ValueError):
+            engine.classify([[5, 6], sequence])
+    assert engine.classify([]).shape == (0, 2)
+    assert engine.self_test()
+
+
+def test_self_test_tells_a_device_that_answers_differently(checkpoint: Checkpoint) -> None:
+    engine = load_engine(checkpoint, FLOAT32)
+    assert not engine.self_test(), "not warm: nothing to compare with"
+    engine.warm_up()
+    assert engine.self_test() and engine.tokens_per_second > 0
+    engine._forward._classifier[1].add_(torch.tensor([0.0, 1.0]))
+    assert not engine.self_test()
+
+
+def test_shrink_stops_at_one_longest_review(checkpoint: Checkpoint) -> None:
+    engine = load_engine(checkpoint, FLOAT32.model_copy(update={"token_budget": 100}))
+    sequences = reviews([LONGEST] * 4)
+    before = engine.classify(sequences)
+    assert engine.shrink() and engine.token_budget == 50
+    assert engine.shrink() and engine.token_budget == LONGEST
+    assert not engine.shrink()
+    assert np.abs(engine.classify(sequences) - before).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [({"num_labels": 3}, "3 outputs"), ({"problem_type": "multi_label_classification"}, "one label a review")],
+)
+def test_what_is_no_classifier_into_the_labels_is_refused(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
+    checkpoint = make_checkpoint(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=cause):
+        load_engine(checkpoint, FLOAT32)
+
+
+def test_weights_that_are_not_what_the_config_says_are_refused(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(CheckpointError, match="not the weights"):
+        load_engine(seal(tmp_path), FLOAT32)

@@ -1,0 +1,131 @@
+"""One device and its model: budget, warm-up, self-test. Knows neither torch nor which model it is.
+
+What computes is a `Forward`; everything decided around it is here, and testable without one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine.packing import Packed, pack, split
+
+Probabilities = npt.NDArray[np.float32]
+DEFAULT_BUDGET = 2048
+WARM_UP_SECONDS = 1.0
+
+
+class Forward(Protocol):
+    """A model on a device."""
+
+    device: str
+    dtype: str
+    vocabulary: int
+    parameters: int
+    tolerance: float
+    """By how much a probability may differ between two runs of one text in batches of other shapes."""
+
+    def __call__(self, packed: Packed) -> Probabilities:
+        """Probabilities in the row's order. OutOfMemory or DeviceFault where the device says so."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Engine:
+    """Classifies ragged sequences of token ids. Not thread-safe: one thread at a time calls it."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        labels: Sequence[str],
+        longest: int,
+        token_budget: int | None = None,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.labels = list(labels)
+        self.longest = longest
+        self.device = forward.device
+        self.dtype = forward.dtype
+        self.parameters = forward.parameters
+        self.tokens_per_second = 0.0
+        self.token_budget = max(token_budget or DEFAULT_BUDGET, longest)
+        self._forward = forward
+        self._progress = progress
+        self._texts = warm_up_texts(forward.vocabulary, longest)
+        self._answers: Probabilities | None = None
+
+    def classify(self, sequences: Sequence[Sequence[int]]) -> Probabilities:
+        """Probabilities [sequences, labels] in the order given; each row sums to 1.
+
+        More tokens than the budget run as several batches. ValueError for a sequence that the model cannot read,
+        OutOfMemory and DeviceFault (worker.faults) for what the device cannot do.
+        """
+        lengths = [len(sequence) for sequence in sequences]
+        if sequences and (min(lengths) < 1 or max(lengths) > self.longest):
+            raise ValueError(f"a sequence must have 1 to {self.longest} tokens")
+        result: Probabilities = np.empty((len(sequences), len(self.labels)), np.float32)
+        for part in split(lengths, self.token_budget):
+            packed = pack(sequences[part])
+            if packed.ids.max() >= self._forward.vocabulary or packed.ids.min() < 0:
+                raise ValueError(f"a token id is not in the vocabulary of {self._forward.vocabulary}")
+            result[part][packed.order] = self._forward(packed)
+        return result
+
+    def warm_up(self) -> None:
+        """Runs the full budget, measures its rate and records what the warm-up texts give."""
+        full = fill(self._texts, self.token_budget)
+        tokens = sum(map(len, full))
+        self.classify(full)
+        runs, begin = 0, time.perf_counter()
+        while runs == 0 or time.perf_counter() - begin < WARM_UP_SECONDS:
+            self.classify(full)
+            runs += 1
+        self.tokens_per_second = runs * tokens / (time.perf_counter() - begin)
+        self._answers = self.classify(self._texts)
+        rate = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
+        self._progress(f"{self.device} in {self.dtype}: {rate}")
+
+    def self_test(self) -> bool:
+        """Whether the device still gives what it gave at warm-up for the same texts."""
+        if self._answers is None:
+            return False
+        try:
+            now = self.classify(self._texts)
+        except Exception:  # whatever the device says, it is not the answer
+            return False
+        return bool(np.abs(now - self._answers).max() <= self._forward.tolerance)
+
+    def shrink(self) -> bool:
+        """Halves the budget; False, and unchanged, where one longest review is all it holds."""
+        if self.token_budget <= self.longest:
+            return False
+        self.token_budget = max(self.token_budget // 2, self.longest)
+        return True
+
+    def close(self) -> None:
+        """Gives the device's memory back; the engine answers no more."""
+        self._forward.close()
+
+
+def warm_up_texts(vocabulary: int, longest: int) -> list[list[int]]:
+    """Token ids of sixteen made-up reviews, among them the shortest and the longest; the same at every start."""
+    random = np.random.default_rng(0)
+    lengths = np.unique(np.linspace(1, longest, 16).astype(int))
+    return [random.integers(0, vocabulary, length).tolist() for length in lengths]
+
+
+def fill(texts: Sequence[list[int]], budget: int) -> list[list[int]]:
+    """Texts over and over, as many as the budget holds; one at least."""
+    chosen: list[list[int]] = []
+    used = 0
+    while True:
+        text = texts[len(chosen) % len(texts)]
+        if chosen and used + len(text) > budget:
+            return chosen
+        chosen.append(text)
+        used += len(text)

@@ -1,0 +1,70 @@
+"""The matrix products of the model, each with what follows it. Knows nothing of which model they belong to.
+
+On the CPU the weights are laid out once as oneDNN's kernels want them, and bias, activation and residual are part of
+the product: no pass over the result comes after it. These are the operators that torch's own compiler emits for
+frozen weights; elsewhere, or where a build has none, the plain ones compute the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from worker.engine.spec import Activation
+
+_GELU = {"gelu": "none", "gelu_tanh": "tanh"}
+
+
+class Linear(Protocol):
+    """x [rows, in] → activation(x @ weight.T + bias) + residual, all [rows, out]."""
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor: ...
+
+
+def prepare(weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None = None, *, rows: int) -> Linear:
+    """The fastest form on the weight's device; `rows` is how many to expect. An activation excludes a residual."""
+    if weight.device.type == "cpu" and fused_kernels():
+        return FusedLinear(weight, bias, activation, rows)
+    return PlainLinear(weight, bias, activation)
+
+
+def fused_kernels() -> bool:
+    """Whether this build of torch has oneDNN's fused products."""
+    usable: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return usable and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class FusedLinear:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None, rows: int) -> None:
+        # A layout of oneDNN's own: nothing but its products can read it.
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        self._bias = bias
+        self._attributes: tuple[Any, ...] = ("none", [], "")
+        if activation is not None:
+            self._attributes = ("relu", [], "") if activation == "relu" else ("gelu", [], _GELU[activation])
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        product = torch.ops.mkldnn._linear_pointwise
+        result: torch.Tensor
+        if residual is None:
+            result = product(x, self._weight, self._bias, *self._attributes)
+        else:
+            result = product.binary(x, residual, self._weight, self._bias, "add")
+        return result
+
+
+class PlainLinear:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None) -> None:
+        self._weight = weight
+        self._bias = bias
+        self._activation = activation
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        result = F.linear(x, self._weight, self._bias)
+        if self._activation == "relu":
+            return result.relu_()
+        if self._activation is not None:
+            return F.gelu(result, approximate=_GELU[self._activation])
+        return result if residual is None else result.add_(residual)

@@ -1,0 +1,76 @@
+"""How ragged sequences become one row of tokens. Pure; knows neither torch nor models.
+
+The sequences of a batch are laid end to end, longest first, so that those of equal length are neighbours: attention
+then reads each such group in place, without copies and without padding. The row is padded only at its end, to a
+multiple of `ROUND`, because every new number of rows costs the kernel library a new kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUND = 32
+
+
+class Group(NamedTuple):
+    """Neighbours of equal length: `sequences` of them from number `first`, their tokens from `token`."""
+
+    first: int
+    token: int
+    sequences: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One batch. Sequence i of the row is number `order[i]` of the input."""
+
+    ids: NDArray[np.int64]
+    """Token ids [rows]; zeros after the last sequence."""
+    positions: NDArray[np.int64]
+    """Position of each token in its sequence [rows], from 0."""
+    starts: NDArray[np.int64]
+    """Row of each sequence's first token [sequences]."""
+    order: NDArray[np.int64]
+    groups: list[Group]
+    tokens: int
+
+
+def pack(sequences: Sequence[Sequence[int]]) -> Packed:
+    """Lays sequences (each of at least one token) into one row."""
+    lengths = np.fromiter((len(sequence) for sequence in sequences), np.int64, len(sequences))
+    order = np.argsort(-lengths, kind="stable")
+    lengths = lengths[order]
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    tokens = int(ends[-1])
+    ids = np.zeros(-tokens % ROUND + tokens, np.int64)
+    position = 0
+    for index in order:
+        sequence = sequences[index]
+        ids[position : position + len(sequence)] = sequence
+        position += len(sequence)
+    positions = np.zeros_like(ids)
+    positions[:tokens] = np.arange(tokens) - np.repeat(starts, lengths)
+    first = np.flatnonzero(np.diff(lengths, prepend=0))
+    counts = np.diff(first, append=len(lengths))
+    groups = [Group(int(i), int(starts[i]), int(n), int(lengths[i])) for i, n in zip(first, counts, strict=True)]
+    return Packed(ids, positions, starts, order, groups, tokens)
+
+
+def split(lengths: Sequence[int], budget: int) -> list[slice]:
+    """Cuts a list of sequences into runs of at most `budget` tokens each, one sequence at least."""
+    slices, begin, used = [], 0, 0
+    for index, length in enumerate(lengths):
+        if used + length > budget and index > begin:
+            slices.append(slice(begin, index))
+            begin, used = index, 0
+        used += length
+    if begin < len(lengths):
+        slices.append(slice(begin, len(lengths)))
+    return slices
