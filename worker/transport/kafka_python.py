@@ -36,6 +36,7 @@ from worker.transport.kafka_python_client import (
     never_create_topics,
     reaching,
     result,
+    to_record,
 )
 from worker.transport.kafka_python_producer import Producer, open_client
 from worker.transport.start import out_of_range, starting_offsets
@@ -121,11 +122,7 @@ class KafkaPythonTransport:
         except (errors.KafkaError, RuntimeError) as error:
             if not self._closing:
                 raise self._fault(error) from (error.__cause__ or error)
-        return [
-            Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, tuple(r.headers))
-            for records in batches.values()
-            for r in records
-        ]
+        return [to_record(record) for batch in batches.values() for record in batch]
 
     def _poll_client(self, timeout: float) -> dict[KafkaPartition, list[Any]]:
         try:

@@ -19,7 +19,7 @@ from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.metadata import MetadataRequest
 
 from worker.settings import KafkaSettings
-from worker.transport.interface import TopicInfo, TransportConfigurationError, TransportUnavailable
+from worker.transport.interface import Record, TopicInfo, TransportConfigurationError, TransportUnavailable
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ class _LastProblem(logging.Handler):
     error: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        causes = [argument for argument in record.args or () if isinstance(argument, BaseException)]
-        self.error = causes[0] if causes else self.error
+        if record.msg.startswith("Bootstrap connection") and isinstance(record.args, tuple):
+            self.error = next((cause for cause in record.args if isinstance(cause, BaseException)), self.error)
 
 
 @contextmanager
@@ -138,6 +138,18 @@ def retrying(call: Callable[[], T], timeout: float) -> T:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def to_record(record: Any) -> Record:
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        tuple(record.headers),
+    )
 
 
 def describe_topic(manager: Any, name: str, timeout: float) -> TopicInfo | None:

@@ -1,0 +1,139 @@
+"""What tools and tests need of a cluster besides reading and writing: topics, offsets, groups. Over kafka-python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Self, TypeVar
+
+from kafka import KafkaAdminClient, errors
+from kafka import TopicPartition as KafkaPartition
+from kafka.protocol.consumer import IsolationLevel, OffsetSpec
+from kafka.structs import OffsetAndMetadata
+
+from worker.settings import KafkaSettings
+from worker.transport.interface import (
+    Offsets,
+    TopicInfo,
+    TopicPartition,
+    TransportConfigurationError,
+    TransportUnavailable,
+)
+from worker.transport.kafka_python_client import client_config, describe_topic, never_create_topics, reaching, retrying
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NewTopic:
+    """A topic to be made; `config` in Kafka's own names, such as `retention.ms`."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> dict[str, object]:
+        return {
+            "num_partitions": self.partitions,
+            "replication_factor": self.replication_factor,
+            "configs": dict(self.config),
+        }
+
+
+class Admin:
+    """Raises TransportUnavailable when no broker answers within `timeout` seconds, at any call, and
+    TransportConfigurationError for what the cluster refuses. To be closed; a context manager."""
+
+    def __init__(self, kafka: KafkaSettings, timeout: float = 15.0) -> None:
+        self._kafka, self._timeout = kafka, timeout
+        with reaching(kafka, timeout):
+            self._client = KafkaAdminClient(**client_config(kafka), bootstrap_timeout_ms=int(timeout * 1000))
+        never_create_topics(self._client._client)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def brokers(self) -> int:
+        """How many brokers the cluster has now."""
+        return len(self._ask(self._client.describe_cluster)["brokers"])
+
+    def topic(self, name: str) -> TopicInfo | None:
+        """The topic's settings; None where it does not exist."""
+        return self._ask(lambda: describe_topic(self._client._manager, name, self._timeout))
+
+    def create_topics(self, topics: Sequence[NewTopic]) -> list[str]:
+        """Makes those that do not exist and returns their names once they can be used; never alters one that does."""
+        created = []
+        for topic in topics:
+            make = partial(self._client.create_topics, {topic.name: topic.options()}, raise_errors=False)
+            answer = self._ask(make)["topics"][0]
+            if answer["error_code"] == 0:
+                created.append(topic.name)
+            elif answer["error_code"] != errors.TopicAlreadyExistsError.errno:
+                raise TransportConfigurationError(f"topic {topic.name} was not made: {answer['error_message']}")
+        with self._clear_errors():
+            self._client.wait_for_topics(created, timeout_ms=self._timeout * 1000)
+        return created
+
+    def partitions(self, topic: str) -> list[TopicPartition]:
+        """Empty where the topic does not exist."""
+        info = self.topic(topic)
+        return [TopicPartition(topic, number) for number in range(info.partitions if info else 0)]
+
+    def beginning(self, partitions: Collection[TopicPartition]) -> Offsets:
+        return self._offsets(partitions, OffsetSpec.EARLIEST)
+
+    def end(self, partitions: Collection[TopicPartition]) -> Offsets:
+        """First offset not yet readable (read committed)."""
+        return self._offsets(partitions, OffsetSpec.LATEST)
+
+    def at_time(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
+        """Offset of the first record at or after this time (milliseconds); only those that have one."""
+        return {tp: offset for tp, offset in self._offsets(partitions, timestamp).items() if offset >= 0}
+
+    def _offsets(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
+        asked = {KafkaPartition(*tp): timestamp for tp in partitions}
+        found = self._ask(lambda: self._client.list_partition_offsets(asked, IsolationLevel.READ_COMMITTED))
+        return {TopicPartition(*tp): at.offset for tp, at in found.items()}
+
+    def committed(self, group: str) -> Offsets:
+        """Every offset that the group has committed."""
+        found = self._ask(lambda: self._client.list_group_offsets({group: None}))[group]
+        return {TopicPartition(*tp): at.offset for tp, at in found.items() if at.offset >= 0}
+
+    def commit(self, group: str, offsets: Offsets) -> None:
+        """Sets a group's offsets. TransportConfigurationError while the group has members."""
+        asked = {KafkaPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}
+        answers = self._ask(lambda: self._client.alter_group_offsets(group, asked))
+        refused = {f"{tp.topic}-{tp.partition}": e for tp, e in answers.items() if e is not errors.NoError}
+        if refused:
+            name, error = next(iter(refused.items()))
+            why = "the group has members" if error is errors.UnknownMemberIdError else error.__name__
+            raise TransportConfigurationError(f"offset of {name} for group {group} was not set: {why}")
+
+    def active(self, group: str) -> bool:
+        """Whether the group has members, of whichever protocol."""
+        states = {found["group_id"]: found["group_state"] for found in self._ask(self._client.list_groups)}
+        return states.get(group, "Dead") not in ("Empty", "Dead")
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        with self._clear_errors():
+            return retrying(call, self._timeout)
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (errors.RetriableError, TimeoutError) as error:
+            raise TransportUnavailable(f"Kafka at {self._kafka.bootstrap_servers} does not answer: {error}") from error
+        except errors.KafkaError as error:
+            raise TransportConfigurationError(f"Kafka at {self._kafka.bootstrap_servers} refuses: {error}") from error
