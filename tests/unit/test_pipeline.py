@@ -1,0 +1,261 @@
+"""The whole pipeline over Kafka in memory: nothing lost, everything in order, every fault loud."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from schemas.dead_letter import unwrap
+from tests.fakes.engine import FakeEngine, encode_batch, probability
+from tests.fakes.worker import (
+    DEAD_LETTERS,
+    INPUT,
+    OUTPUT,
+    FakeWorker,
+    make_broker,
+    sources,
+    visible,
+    wait_until,
+)
+from worker import metrics as m
+from worker.transport.interface import DeliveryFailed, TopicPartition
+from worker.transport.memory_broker import MemoryBroker
+
+MODES = ["at_least_once", "exactly_once"]
+
+
+def feed(broker: MemoryBroker, count: int, bad: Callable[[int], bool] = lambda number: False) -> None:
+    for number in range(count):
+        value = json.dumps({"review_id": number, "text": f"review number {number} " * (1 + number % 7)}).encode()
+        key = str(number).encode()
+        broker.append(INPUT, number % 4, key, b"not json" if bad(number) else value, (("trace", key),))
+
+
+def outcomes(broker: MemoryBroker) -> int:
+    return len(visible(broker, OUTPUT)) + len(visible(broker, DEAD_LETTERS))
+
+
+def dead_sources(broker: MemoryBroker) -> list[tuple[int, int]]:
+    coordinates = [unwrap(record.headers)[1].source.rsplit("-", 2) for record in visible(broker, DEAD_LETTERS)]
+    return [(int(partition), int(offset)) for _, partition, offset in coordinates]
+
+
+def assert_all_once(broker: MemoryBroker, count: int) -> None:
+    found = sources(visible(broker, OUTPUT)) + dead_sources(broker)
+    assert len(found) == len(set(found)) == count
+
+
+def assert_in_order(broker: MemoryBroker) -> None:
+    for partition in range(4):
+        offsets = [offset for number, offset in sources(visible(broker, OUTPUT)) if number == partition]
+        assert offsets == sorted(offsets)
+
+
+def assert_right_labels(broker: MemoryBroker) -> None:
+    for record in visible(broker, OUTPUT):
+        result = json.loads(record.value or b"")
+        assert record.key == result["review_id"].encode() == str(result["review"]["review_id"]).encode()
+        expected = probability(encode_batch([result["review"]["text"]])[0].ids)
+        assert result["scores"]["positive"] == pytest.approx(expected, abs=1e-6)
+        assert result["label"] == ("positive" if expected > 0.5 else "negative")
+        assert record.headers[0] == ("trace", record.key)
+
+
+@pytest.mark.parametrize("delivery", MODES)
+def test_every_record_comes_out_once_in_order_with_its_own_label(delivery: str) -> None:
+    broker = make_broker()
+    feed(broker, 2000, bad=lambda number: number % 50 == 0)
+    with FakeWorker(broker, delivery=delivery) as worker:
+        wait_until(lambda: outcomes(broker) == 2000, "2000 outcomes")
+        wait_until(lambda: sum(worker.committed.values()) == 2000, "the last commit")
+        assert_all_once(broker, 2000)
+        assert_in_order(broker)
+        assert_right_labels(broker)
+        assert len(visible(broker, DEAD_LETTERS)) == 40
+        assert worker.metrics.value(m.LABELLED) == 1960
+        assert worker.metrics.value(m.REJECTED) == 40
+        assert worker.pipeline.error is None
+
+
+def test_several_devices_keep_the_order() -> None:
+    broker = make_broker()
+    feed(broker, 2000)
+    engines = [FakeEngine(200, 1e5), FakeEngine(100, 3e4), FakeEngine(50, 1e6)]
+    with FakeWorker(broker, engines):
+        wait_until(lambda: outcomes(broker) == 2000, "2000 outcomes")
+        assert all(engine.batches for engine in engines)
+        assert_all_once(broker, 2000)
+        assert_in_order(broker)
+
+
+@pytest.mark.parametrize("delivery", MODES)
+def test_failed_deliveries_are_read_again_and_nothing_is_lost(delivery: str) -> None:
+    broker = make_broker()
+    feed(broker, 1000)
+    chance = random.Random(7)
+    failures = 4
+
+    def refuse(record: Any) -> DeliveryFailed | None:
+        nonlocal failures
+        if failures and chance.random() < 0.01:
+            failures -= 1
+            return DeliveryFailed("the test refuses it")
+        return None
+
+    broker.refuse_produce = refuse
+    with FakeWorker(broker, delivery=delivery) as worker:
+        wait_until(lambda: sum(worker.committed.values()) == 1000, "the last commit")
+        assert failures == 0
+        assert set(sources(visible(broker, OUTPUT))) == {(number % 4, number // 4) for number in range(1000)}
+        assert worker.metrics.value(m.REWINDS) > 0
+        if delivery == "exactly_once":
+            assert_all_once(broker, 1000)
+            assert_in_order(broker)
+
+
+def test_aborted_transactions_are_invisible_and_read_again() -> None:
+    broker = make_broker()
+    broker.abort_commits = 3
+    feed(broker, 500)
+    with FakeWorker(broker, delivery="exactly_once") as worker:
+        wait_until(lambda: sum(worker.committed.values()) == 500, "the last commit")
+        assert_all_once(broker, 500)
+        assert worker.metrics.value(m.REWINDS) == 3
+
+
+def test_a_delivery_that_never_works_ends_the_worker() -> None:
+    broker = make_broker()
+    feed(broker, 10)
+    broker.refuse_produce = lambda record: DeliveryFailed("never")
+    with FakeWorker(broker) as worker:
+        assert worker.pipeline.wait(10)
+        assert "without progress" in str(worker.pipeline.error)
+        assert not any(worker.committed.values())
+
+
+def test_a_poison_record_is_rejected_alone() -> None:
+    broker = make_broker()
+    feed(broker, 100)
+    broker.append(INPUT, 0, b"p", b'{"review_id":"p","text":"poison"}')
+    with FakeWorker(broker) as worker:
+        wait_until(lambda: outcomes(broker) == 101, "101 outcomes")
+        (letter,) = visible(broker, DEAD_LETTERS)
+        assert unwrap(letter.headers)[1].reason == "model_failure"
+        wait_until(lambda: sum(worker.committed.values()) == 101, "the last commit")
+
+
+def test_a_broken_device_ends_the_worker_and_rejects_nobody() -> None:
+    broker = make_broker()
+    feed(broker, 100)
+    engine = FakeEngine()
+    engine.healthy = False
+    with FakeWorker(broker, [engine]) as worker:
+        assert worker.pipeline.wait(10)
+        assert outcomes(broker) == 0
+        assert not any(worker.committed.values())
+
+
+@pytest.mark.parametrize("delivery", MODES)
+def test_drain_finishes_what_was_begun_and_a_successor_does_the_rest_once(delivery: str) -> None:
+    broker = make_broker()
+    feed(broker, 3000, bad=lambda number: number % 40 == 0)
+    with FakeWorker(broker, [FakeEngine(200, 1e5)], delivery=delivery) as first:
+        wait_until(lambda: outcomes(broker) > 300, "300 outcomes")
+        first.drain()
+        assert first.pipeline.error is None
+        written = sources(visible(broker, OUTPUT)) + dead_sources(broker)
+        assert 300 < len(written) < 3000
+        for partition in range(4):
+            last = max((offset for number, offset in written if number == partition), default=-1)
+            assert first.committed[TopicPartition(INPUT, partition)] == last + 1
+    with FakeWorker(broker, delivery=delivery) as second:
+        wait_until(lambda: sum(second.committed.values()) == 3000, "the last commit")
+        assert_all_once(broker, 3000)
+        assert_in_order(broker)
+
+
+def test_the_breaker_stops_at_the_first_unhandled_record_and_drops_none() -> None:
+    broker = make_broker()
+    feed(broker, 1000, bad=lambda number: number >= 200)
+    with FakeWorker(broker) as worker:
+        assert worker.pipeline.wait(10)
+        assert worker.pipeline.tripped and worker.pipeline.error is None
+        written = sources(visible(broker, OUTPUT)) + dead_sources(broker)
+        assert len(written) == len(set(written)) == sum(worker.committed.values()) < 400
+        for partition in range(4):
+            handled = sorted(offset for number, offset in written if number == partition)
+            assert handled == list(range(worker.committed[TopicPartition(INPUT, partition)]))
+
+
+def test_what_is_in_flight_is_bounded_while_the_broker_does_not_answer() -> None:
+    broker = make_broker()
+    broker.hold_acks = True
+    feed(broker, 5000)
+    with FakeWorker(broker, in_flight={"records": 600}) as worker:
+        wait_until(lambda: worker.metrics.value(m.PAUSED) > 0.2, "the pause")
+        assert 600 <= worker.metrics.value(m.CONSUMED) <= 600 + 2000  # one poll may overshoot
+        assert not any(worker.committed.values())
+        broker.hold_acks = False
+        wait_until(lambda: sum(worker.committed.values()) == 5000, "the last commit")
+        assert_all_once(broker, 5000)
+
+
+@pytest.mark.parametrize("delivery", MODES)
+def test_partitions_move_between_workers_without_loss(delivery: str) -> None:
+    broker = make_broker()
+    feed(broker, 4000)
+    slow = FakeEngine(200, 2e5)
+    with FakeWorker(broker, [slow], delivery=delivery) as first:
+        wait_until(lambda: outcomes(broker) > 200, "200 outcomes")
+        with FakeWorker(broker, delivery=delivery) as second:
+            wait_until(lambda: second.metrics.value(m.OWNED) == 2, "the move")
+            wait_until(lambda: sum(first.committed.values()) == 4000, "the last commit")
+            assert second.metrics.value(m.LABELLED) > 0
+            assert first.pipeline.error is None and second.pipeline.error is None
+            assert_all_once(broker, 4000)
+            assert_in_order(broker)
+
+
+@pytest.mark.parametrize("place", ["_decoder.decode", "_tokenizer.tokenize", "_stages.0.infer", "_delivery.send",
+                                   "_delivery.settle", "_intake.poll", "_intake.commit", "_accounting.look"])  # fmt: skip
+def test_an_exception_in_any_stage_ends_the_worker(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = make_broker()
+    worker = FakeWorker(broker)
+    target: Any = worker.pipeline
+    *path, method = place.split(".")
+    for name in path:
+        target = target[int(name)] if name.isdigit() else getattr(target, name)
+
+    def broken(*args: object, **options: object) -> None:
+        raise ZeroDivisionError(place)
+
+    with worker:
+        monkeypatch.setattr(target, method, broken)
+        feed(broker, 20)
+        assert worker.pipeline.wait(5)
+        assert isinstance(worker.pipeline.error, ZeroDivisionError)
+        assert worker.health.fault is not None and not worker.health.ready
+
+
+def test_tombstones_pass_in_order_when_forwarded() -> None:
+    broker = make_broker(1)
+    broker.append(INPUT, 0, b"k", b'{"review_id":"1","text":"fine"}')
+    broker.append(INPUT, 0, b"k", None, (("h", None),))
+    with FakeWorker(broker, input={"tombstones": "forward"}) as worker:
+        wait_until(lambda: sum(worker.committed.values()) == 2, "the last commit")
+        first, second = visible(broker, OUTPUT)
+        assert first.value is not None and second.value is None and second.key == b"k"
+        assert second.headers[0] == ("h", None)
+        assert worker.metrics.value(m.TOMBSTONES, "forward") == 1
+
+
+def test_skipped_tombstones_are_committed_past() -> None:
+    broker = make_broker(1)
+    broker.append(INPUT, 0, b"k", None)
+    with FakeWorker(broker, input={"tombstones": "skip"}) as worker:
+        wait_until(lambda: sum(worker.committed.values()) == 1, "the commit")
+        assert outcomes(broker) == 0
