@@ -11,6 +11,7 @@ rejected again, that header counts as ours: restoring gives the producer's own h
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterable
 from enum import StrEnum
@@ -20,9 +21,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas.headers import Header, Headers
 
-PREFIX = "review-worker-"
-HEADER_COUNT = PREFIX + "header-count"
-ATTEMPT = PREFIX + "attempt"
+HEADER_COUNT = "review-worker-header-count"
+ATTEMPT = "review-worker-attempt"
 
 
 class RejectReason(StrEnum):
@@ -37,12 +37,19 @@ class RejectReason(StrEnum):
     UNSUPPORTED_SCHEMA_VERSION = "unsupported_schema_version"
     MODEL_FAILURE = "model_failure"
     RESULT_TOO_LARGE = "result_too_large"
+    MISSING_KEY = "missing_key"
+
+
+def _header_name(field: str) -> str:
+    return "review-worker-" + field.replace("_", "-")
 
 
 class DeadLetterInfo(BaseModel):
     """Our headers of a dead letter, decoded. Each field is the header `review-worker-<field with dashes>`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True, hide_input_in_errors=True, alias_generator=_header_name, validate_by_name=True
+    )
 
     reason: RejectReason
     stage: Annotated[str, Field(description="Stage of the worker that rejected it.")]
@@ -60,14 +67,15 @@ class DeadLetterInfo(BaseModel):
 
     def to_headers(self) -> Headers:
         """Our headers but the count."""
-        fields = self.model_dump(mode="json")
-        if not self.value_omitted:
-            del fields["value_omitted"]
-        return tuple((PREFIX + name.replace("_", "-"), str(value).encode()) for name, value in fields.items())
+        fields = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return tuple(
+            (name, (value if isinstance(value, str) else json.dumps(value)).encode()) for name, value in fields.items()
+        )
 
 
 def wrap(key: bytes | None, value: bytes | None, headers: Iterable[Header], info: DeadLetterInfo) -> Headers:
-    """Headers of the dead letter for a record; `info.attempt` must come from `next_attempt`."""
+    """Headers of the dead letter for a record, whose key and value are the original's even where the letter goes
+    without; `info.attempt` must come from `next_attempt`."""
     headers = tuple(headers)
     ours = info.to_headers()
     count = len(ours) + 1 + (_sealed_attempt(key, value, headers) is not None)
@@ -88,8 +96,7 @@ def unwrap(headers: Iterable[Header]) -> tuple[Headers, DeadLetterInfo]:
     if not 0 < count <= len(headers):
         raise ValueError(f"not a dead letter: {HEADER_COUNT} is {count} of {len(headers)} headers")
     own, ours = headers[: len(headers) - count], headers[len(headers) - count : -1]
-    fields = {name.removeprefix(PREFIX).replace("-", "_"): (value or b"").decode() for name, value in ours}
-    return own, DeadLetterInfo.model_validate(fields)
+    return own, DeadLetterInfo.model_validate({name: (value or b"").decode() for name, value in ours})
 
 
 def replay_headers(key: bytes | None, value: bytes | None, own: Headers, attempt: int) -> Headers:
@@ -107,4 +114,4 @@ def _sealed_attempt(key: bytes | None, value: bytes | None, headers: Headers) ->
 
 
 def _seal(key: bytes | None, value: bytes | None, own: Headers, attempt: int) -> str:
-    return f"{zlib.crc32(repr((key, value, own, attempt)).encode()):08x}"
+    return f"{zlib.crc32(ascii((key, value, own, attempt)).encode()):08x}"

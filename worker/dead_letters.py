@@ -39,9 +39,9 @@ class DeadLetterWriter:
         omitted = info.model_copy(update={"value_omitted": True})
         key, value, headers = record.key, record.value, wrap(record.key, record.value, record.headers, info)
         if batch_bytes(key, value, headers) > self._info.max_message_bytes:
-            value, headers = None, wrap(key, None, record.headers, omitted)
+            value, headers = None, wrap(record.key, record.value, record.headers, omitted)
         if batch_bytes(key, value, headers) > self._info.max_message_bytes:
-            headers = wrap(key, None, (), omitted)
+            headers = wrap(None, None, (), omitted)
         if batch_bytes(key, value, headers) > self._info.max_message_bytes:
-            key, headers = None, wrap(None, None, (), omitted)
+            key = None
         return Outgoing(self._topic, record.partition % self._info.partitions, key, value, headers, work)
