@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from schemas import SCHEMA_VERSION
 
@@ -36,17 +36,17 @@ def _supported(version: str) -> str:
 class RequiredFields(BaseModel):
     """The three fields that alone can reject an event. Unknown fields are carried, never read."""
 
-    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True, loc_by_alias=False)
+    model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True, loc_by_alias=False)
 
     review_id: Annotated[
-        StrictStr | StrictInt,
+        str | int,
         AfterValidator(_as_text),
         AfterValidator(_not_empty),
         Field(description="Identity of the review; an integer is taken as its decimal text."),
     ]
-    text: Annotated[StrictStr, AfterValidator(_not_blank), Field(description="The review itself; not blank.")]
+    text: Annotated[str, AfterValidator(_not_blank), Field(description="The review itself; not blank.")]
     schema_version: Annotated[
-        StrictStr,
+        str,
         AfterValidator(_supported),
         Field(description="Version of this shape; readers of a major version accept all its minor versions."),
     ] = SCHEMA_VERSION
@@ -55,12 +55,12 @@ class RequiredFields(BaseModel):
 class ReviewEvent(RequiredFields):
     """One review. An optional field of a wrong type never rejects the event: it is carried as it came."""
 
-    title: Annotated[StrictStr | None, Field(description="Headline of the review.")] = None
+    title: Annotated[str | None, Field(description="Headline of the review.")] = None
     rating: Annotated[float | None, Field(ge=1, le=5, description="Stars, 1 to 5.")] = None
-    product_id: Annotated[StrictStr | None, Field(description="What was reviewed.")] = None
-    author_id: Annotated[StrictStr | None, Field(description="Who wrote it.")] = None
+    product_id: Annotated[str | None, Field(description="What was reviewed.")] = None
+    author_id: Annotated[str | None, Field(description="Who wrote it.")] = None
     created_at: Annotated[AwareDatetime | None, Field(description="When it was written, RFC 3339.")] = None
-    language: Annotated[StrictStr | None, Field(description="BCP 47 tag.")] = None
+    language: Annotated[str | None, Field(description="BCP 47 tag.")] = None
 
 
 class LenientReviewEvent(RequiredFields):
