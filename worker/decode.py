@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
-from pydantic import AliasPath, ValidationError, create_model
+from pydantic import AliasGenerator, AliasPath, ConfigDict, ValidationError
 
 from schemas.dead_letter import RejectReason
 from schemas.recipe import TextRecipe, render
@@ -81,21 +80,14 @@ class Decoder:
 
 def _renamed(event: type[RequiredFields], names: FieldNames) -> type[RequiredFields]:
     """The event model, reading fields from where `names` says; errors still name the field itself."""
-    renamed: dict[str, Any] = {
-        field: (info.annotation, _aliased(info, getattr(names, field)))
-        for field, info in event.model_fields.items()
-        if getattr(names, field) != field
-    }
-    if not renamed:
+    if names == FieldNames():
         return event
-    return create_model(event.__name__, __base__=event, **renamed)
+    paths = AliasGenerator(validation_alias=lambda field: AliasPath(*getattr(names, field).split(".")))
 
+    class Renamed(event):  # type: ignore[misc, valid-type]
+        model_config = ConfigDict(alias_generator=paths)
 
-def _aliased(info: Any, path: str) -> Any:
-    head, *rest = path.split(".")
-    copy = info._copy() if hasattr(info, "_copy") else info
-    copy.validation_alias = AliasPath(head, *rest)
-    return copy
+    return Renamed
 
 
 def _finite(payload: bytes) -> bool:
@@ -125,5 +117,5 @@ def _rejection(error: ValidationError, payload: bytes) -> Rejection:
         if not problem["loc"]:
             return Rejection(RejectReason.NOT_AN_OBJECT, STAGE, "the value is JSON but not an object")
         if reason := _FIELD_REASONS.get(str(problem["loc"][0])):
-            return Rejection(reason, STAGE, f"{problem['loc'][0]}: {problem['msg']}")
+            return Rejection(reason, STAGE, f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}")
     raise AssertionError(f"unexplained rejection: {problems[0]['type']}") from error
