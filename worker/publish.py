@@ -24,12 +24,14 @@ class ResultWriter:
         self._include_review = include_review
 
     def write(self, work: Work) -> Outgoing | Rejection:
-        """The record to produce; a Rejection where even without the review it is larger than the topic takes.
+        """The record to produce; a Rejection where the topic would refuse it.
 
         A result that is too large only with the review goes out without, `review_omitted` set.
         """
         record, model = work.record, work.model
         assert model is not None
+        if record.key is None and "compact" in self._info.cleanup_policy:
+            return Rejection(RejectReason.MISSING_KEY, STAGE, "the output topic is compacted: it takes no null key")
         own = (
             *record.headers,
             (headers.MODEL, f"{model.name}@{model.version}".encode()),
