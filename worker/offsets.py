@@ -90,19 +90,19 @@ class OffsetTracker(Generic[P]):
                 state.position = max(state.position, position)
 
     def committable(self, partitions: Iterable[P] | None = None) -> dict[P, int]:
-        """Frontiers that the last commit does not cover yet."""
+        """Frontiers that no commit covers yet."""
         wanted = self._owned if partitions is None else [p for p in partitions if p in self._owned]
         return {
             partition: frontier
             for partition in wanted
-            if (frontier := self._owned[partition].frontier) != self._owned[partition].committed
+            if (frontier := self._owned[partition].frontier) > self._owned[partition].committed
         }
 
     def committed(self, offsets: Mapping[P, int]) -> None:
-        """These frontiers are on the broker now."""
+        """These frontiers are on the broker now; an answer that comes late never takes a later one back."""
         for partition, offset in offsets.items():
-            if partition in self._owned:
-                self._owned[partition].committed = offset
+            if (state := self._owned.get(partition)) is not None:
+                state.committed = max(state.committed, offset)
 
     def frontiers(self) -> dict[P, int]:
         """First offset not handled yet, of every partition owned."""
