@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,23 +55,31 @@ def load_settings(config: Path | None = None, flags: Sequence[str] = (), **overr
         loaded = Loaded(**overrides)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
-    except (SettingsError, tomllib.TOMLDecodeError) as error:
-        where = f"--config {config}: " if isinstance(error, tomllib.TOMLDecodeError) else ""
-        raise ConfigurationError(where + str(error).replace("\n", " ")) from None
+    except SettingsError as error:
+        raise ConfigurationError(_without_values(str(error), flags)) from None
+    except (OSError, ValueError) as error:  # what reading the file raises: not readable, not UTF-8, not TOML
+        raise ConfigurationError(f"--config {config}: {error}") from None
     return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
 
 
 def unknown_variables() -> list[str]:
     """Environment variables that look like settings but are none: most likely misspelt."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in ["config", *Settings.model_fields]}
     return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.split("__")[0] not in known)
 
 
 def _explain(error: ValidationError) -> str:
-    problems = error.errors(include_input=False, include_url=False)
-    return "; ".join(
-        f"setting {name}: {problem['msg']}" + (" (no such setting)" if problem["type"] == "extra_forbidden" else "")
-        if (name := ".".join(map(str, problem["loc"])))
-        else problem["msg"]
-        for problem in problems
-    )
+    problems = []
+    for problem in error.errors(include_input=False, include_url=False):
+        said = problem["msg"].removeprefix("Value error, ")
+        said = "no such setting" if problem["type"] == "extra_forbidden" else said
+        problems.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), said))))
+    return "setting " + "; ".join(problems)
+
+
+def _without_values(message: str, flags: Sequence[str]) -> str:
+    """What the parser of flags says, on one line. It repeats unknown flags whole, a misspelt password's among them."""
+    names = [flag.partition("=")[0] for flag in flags if flag.startswith("-") and flag in message]
+    if "unrecognized arguments" in message and names:
+        return f"no such setting: {', '.join(names)}"
+    return " ".join(message.split())
