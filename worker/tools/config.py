@@ -32,10 +32,13 @@ def config_command(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    rows = Table("setting", "value", "what it is for", show_lines=False)
+    rows = Table()
+    for heading in ("setting", "value", "what it is for"):
+        rows.add_column(heading, overflow="fold")  # a cut value would be worse than a broken one
     for name, value, _, description in describe(settings):
-        rows.add_row(name, str(value), description)
+        rows.add_row(name, Text(str(value)), description)
     Console().print(rows)
 
 
