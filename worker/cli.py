@@ -52,7 +52,7 @@ def _root(
 def run(
     context: typer.Context,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS.", envvar="WORKER_CHECKPOINT__REF")
+        str | None, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS; the setting checkpoint.ref.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings file (TOML).", envvar="WORKER_CONFIG")] = None,
 ) -> None:
