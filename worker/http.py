@@ -45,6 +45,8 @@ class HttpServer:
         }
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = 10.0  # seconds for a client to say what it wants, else its thread would stay
+
             def do_GET(self) -> None:
                 route = routes.get(self.path.split("?")[0])
                 accept = self.headers.get("Accept", "")
