@@ -220,8 +220,19 @@ def test_partitions_move_between_workers_without_loss(delivery: str) -> None:
             assert_in_order(broker)
 
 
-@pytest.mark.parametrize("place", ["_decoder.decode", "_tokenizer.tokenize", "_stages.0.infer", "_delivery.send",
-                                   "_delivery.settle", "_intake.poll", "_intake.commit", "_accounting.look"])  # fmt: skip
+PLACES = [
+    "_decoder.decode",
+    "_tokenizer.tokenize",
+    "_stages.0.infer",
+    "_delivery.send",
+    "_delivery.settle",
+    "_intake.poll",
+    "_intake.commit",
+    "_accounting.look",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_an_exception_in_any_stage_ends_the_worker(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = make_broker()
     worker = FakeWorker(broker)
