@@ -1,4 +1,4 @@
-"""The overview dashboard as code: writes dashboards/overview.json. Run it after a change here or in worker/metrics.py.
+"""The overview dashboard as code: writes dashboards/overview.json (`make generate`).
 
 Queries are made from the declared metrics, so a renamed metric cannot leave a silent panel behind. Knows nothing of
 where Prometheus is: that is the provisioned datasource's matter.

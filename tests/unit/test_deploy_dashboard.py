@@ -71,7 +71,7 @@ def problems(query: str) -> list[str]:
 
 def test_is_fresh() -> None:
     overview = runpy.run_path(str(DEPLOY / "grafana" / "overview.py"))
-    assert DASHBOARD.read_text() == overview["render"](), "stale: run python deploy/grafana/overview.py"
+    assert DASHBOARD.read_text() == overview["render"](), "stale: run make generate"
 
 
 def test_grafanas_own_model_knows_every_key() -> None:
