@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,7 +28,7 @@ from worker.infer import InferStage
 from worker.logs import configure_logging
 from worker.pipeline import Pipeline
 from worker.publish import ResultWriter
-from worker.settings import Settings
+from worker.settings import EngineSettings, Settings
 from worker.tokenize import TokenizeStage
 from worker.transport import make_transport
 from worker.transport.interface import TopicInfo, Transport, TransportConfigurationError, TransportUnavailable
@@ -125,7 +126,6 @@ class Service:
     def _build(
         self, checkpoint: Checkpoint, transport: Transport, output: TopicInfo, dead_letters: TopicInfo
     ) -> Pipeline:
-        from worker.engine import load_engines
         from worker.engine.tokenizer import load_tokenizer
 
         settings, manifest = self._settings, checkpoint.manifest
@@ -134,7 +134,7 @@ class Service:
             decoder = Decoder(settings.input, manifest.recipe)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        engines = load_engines(checkpoint, settings.engine, progress=log.info)
+        engines = _engines(checkpoint, settings.engine)
         for engine in engines:
             engine.warm_up()
             self._metrics.set(m.TOKEN_BUDGET, engine.token_budget)
@@ -184,6 +184,17 @@ class Service:
             os._exit(FAULT)
         log.info("%s: draining", signal.Signals(number).name)
         self._pipeline.drain()
+
+
+def _engines(checkpoint: Checkpoint, settings: EngineSettings) -> Sequence[Any]:
+    """One engine a device. A simulated one needs no torch, which takes seconds to import."""
+    if settings.device.startswith("simulated"):
+        from worker.engine.simulated import SimulatedEngine
+
+        return [SimulatedEngine(checkpoint.manifest.labels, settings.device, settings.token_budget)]
+    from worker.engine import load_engines
+
+    return load_engines(checkpoint, settings, progress=log.info)
 
 
 class Stopped(BaseException):

@@ -154,7 +154,10 @@ class EngineSettings(_Group):
     """How the model runs."""
 
     device: Annotated[
-        str, Field(description="auto, cpu, cuda or cuda:N; auto takes every GPU there is, else the CPU.")
+        str,
+        Field(
+            description="auto, cpu, cuda, cuda:N or simulated[:tokens/s]; auto takes every GPU there is, else the CPU."
+        ),
     ] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],

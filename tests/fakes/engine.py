@@ -1,20 +1,16 @@
-"""A model that needs no torch: its answer is a function of the token ids alone, so a neighbour's answer is noticed."""
+"""The simulated model for tests, which can also be made to fail."""
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.simulated import SimulatedEngine
+
 POISON = 666
-
-
-def probability(tokens: Sequence[int]) -> float:
-    """Probability of `positive` that the fake model gives."""
-    return (zlib.crc32(repr(list(tokens)).encode()) % 10_001) / 10_000
 
 
 class FakeEncoding:
@@ -29,14 +25,11 @@ def encode_batch(texts: list[str]) -> list[FakeEncoding]:
     return [FakeEncoding(text) for text in texts]
 
 
-class FakeEngine:
-    """Answers at `tokens_per_second`, no slower; with `healthy` False it fails on whatever it is given."""
-
-    labels = ("negative", "positive")
+class FakeEngine(SimulatedEngine):
+    """Fails on poison; with `healthy` False, on whatever it is given."""
 
     def __init__(self, token_budget: int = 1000, tokens_per_second: float = 1e7) -> None:
-        self.token_budget = token_budget
-        self.tokens_per_second = tokens_per_second
+        super().__init__(["negative", "positive"], f"simulated:{tokens_per_second}", token_budget)
         self.healthy = True
         self.batches: list[int] = []
 
@@ -44,12 +37,7 @@ class FakeEngine:
         self.batches.append(len(sequences))
         if not self.healthy or any(tokens[0] == POISON for tokens in sequences):
             raise RuntimeError("the fake model failed")
-        time.sleep(sum(map(len, sequences)) / self.tokens_per_second)  # what it simulates is the passing of time
-        positive = np.array([probability(tokens) for tokens in sequences], dtype=np.float32)
-        return np.stack([1 - positive, positive], axis=1)
+        return super().classify(sequences)
 
     def self_test(self) -> bool:
         return self.healthy
-
-    def shrink(self) -> bool:
-        return False

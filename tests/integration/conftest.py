@@ -10,7 +10,7 @@ import pytest
 
 from schemas.datafiles import Row, read_rows
 from tests.fakes.checkpoint import make_checkpoint
-from tests.fakes.process import WorkerProcess
+from worker.tools.process import WorkerProcess
 
 BUNDLED_REVIEWS = Path(__file__).parents[2] / "training" / "data" / "vader_reviews.csv.gz"
 

@@ -12,7 +12,7 @@ import pytest
 
 from schemas import headers
 from schemas.dead_letter import unwrap
-from tests.fakes.process import COMMAND, WorkerProcess
+from worker.tools.process import COMMAND, WorkerProcess
 from tests.fakes.worker import wait_until
 from worker.configuration import load_settings
 from worker.settings import KafkaSettings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.dead_letter import unwrap
-from tests.fakes.engine import FakeEngine, encode_batch, probability
+from tests.fakes.engine import FakeEngine, encode_batch
 from tests.fakes.worker import (
     DEAD_LETTERS,
     INPUT,
@@ -22,6 +22,7 @@ from tests.fakes.worker import (
     wait_until,
 )
 from worker import metrics as m
+from worker.engine.simulated import probability
 from worker.transport.interface import DeliveryFailed, TopicPartition
 from worker.transport.memory_broker import MemoryBroker
 

@@ -1,4 +1,4 @@
-"""`review-worker` as a user runs it: a process of its own, with its log, its port and its exit code."""
+"""`review-worker run` as a process of its own, with its log, its port and its exit code: for demo, bench and tests."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = str(Path(sys.executable).with_name("review-worker"))
+
+
+class WorkerEnded(Exception):
+    """The worker did not do what was asked of its process; the message holds its log."""
 
 
 class WorkerProcess:
@@ -38,6 +42,10 @@ class WorkerProcess:
         self._process.wait()
 
     @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
@@ -60,18 +68,21 @@ class WorkerProcess:
         return sum(float(line.rsplit(" ", 1)[1]) for line in body.splitlines() if line.startswith(series))
 
     def wait_ready(self, deadline: float = 60.0) -> None:
+        """Returns once it is warm and in its group; WorkerEnded, with its log, where it ends or takes longer."""
         end = time.monotonic() + deadline
         while self.get("/readyz")[0] != 200:
-            assert self._process.poll() is None, f"ended with {self._process.returncode}:\n{self.log}"
-            assert time.monotonic() < end, f"not ready within {deadline} s:\n{self.log}"
+            if self._process.poll() is not None:
+                raise WorkerEnded(f"the worker ended with exit code {self._process.returncode}:\n{self.log}")
+            if time.monotonic() > end:
+                raise WorkerEnded(f"the worker was not ready within {deadline:g} s:\n{self.log}")
             time.sleep(0.05)
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self._process.send_signal(number)
 
     def wait(self, deadline: float = 40.0) -> int:
-        """Its exit code."""
+        """Its exit code; WorkerEnded where it does not end."""
         try:
             return self._process.wait(deadline)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {deadline} s:\n{self.log}") from None
+            raise WorkerEnded(f"the worker was still running after {deadline:g} s:\n{self.log}") from None
