@@ -1,0 +1,6 @@
+"""Properties are judged by what they find, not by how fast: test machines are shared."""
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("unit", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unit")
