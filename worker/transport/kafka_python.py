@@ -38,6 +38,7 @@ from worker.transport.kafka_python_client import (
     result,
     to_record,
 )
+from worker.transport.kafka_python_group import free_parked_buffers, mend
 from worker.transport.kafka_python_producer import Producer, open_client
 from worker.transport.start import out_of_range, starting_offsets
 
@@ -87,6 +88,7 @@ class KafkaPythonTransport:
                 metrics_enabled=False,
             )
         never_create_topics(self._consumer._client)
+        mend(self._consumer)
 
     def topic(self, name: str, timeout: float) -> TopicInfo | None:
         with reaching(self._kafka, timeout):
@@ -108,9 +110,7 @@ class KafkaPythonTransport:
         return bool(self._consumer._coordinator.stable())
 
     def poll(self, timeout: float) -> list[Record]:
-        fetcher = self._consumer._fetcher
-        if not fetcher._next_partition_records:
-            fetcher._next_partition_records = None  # or a paused partition's buffer waits behind an empty one for good
+        free_parked_buffers(self._consumer)
         batches: dict[KafkaPartition, list[Any]] = {}
         try:
             batches = self._poll_client(max(timeout, POLL_SECONDS))

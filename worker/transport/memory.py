@@ -110,7 +110,8 @@ class MemoryTransport:
         if revoked:
             self._give_up(revoked)
         with broker.changed:
-            added = [tp for tp in sorted(mine) if tp not in group.owners]
+            member = self.member in group.members  # still: it may have been closed or expelled during a drain
+            added = [tp for tp in sorted(mine) if tp not in group.owners] if member else []
             group.owners.update(dict.fromkeys(added, self.member))
             if added:
                 positions = starting_offsets(added, self._settings.kafka.start, self, group.committed.update)
