@@ -14,6 +14,14 @@ from worker import __version__
 from worker.configuration import ConfigurationError, load_settings
 from worker.tools.classify import classify_command
 from worker.tools.config import config_command
+from worker.tools.connection import ANY_SETTING
+from worker.tools.dead_letters import dead_letters_app
+from worker.tools.demo import demo_command
+from worker.tools.local_kafka import kafka_command
+from worker.tools.offsets import offsets_app
+from worker.tools.produce import produce_command
+from worker.tools.tail import tail_command
+from worker.tools.topics import topics_app
 from worker.transport.interface import TransportConfigurationError, TransportUnavailable
 
 MISTAKES = (
@@ -23,7 +31,6 @@ MISTAKES = (
     TransportConfigurationError,
     TransportUnavailable,
 )
-ANY_SETTING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +79,14 @@ def run(
 
 
 app.command("classify", context_settings=ANY_SETTING)(classify_command)
+app.add_typer(topics_app, name="topics")
+app.command("produce", context_settings=ANY_SETTING)(produce_command)
+app.command("tail", context_settings=ANY_SETTING)(tail_command)
+app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(offsets_app, name="offsets")
+app.command("kafka")(kafka_command)
 app.command("config", context_settings=ANY_SETTING)(config_command)
+app.command("demo")(demo_command)
 
 
 def main() -> None:

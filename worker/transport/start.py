@@ -14,13 +14,8 @@ from worker.transport.interface import Offsets, TopicPartition, TransportFault
 Start = Literal["earliest", "latest"] | datetime
 
 
-class OffsetLookup(Protocol):
-    """What the rules must know of topics and of the group."""
-
-    def partitions(self, topic: str) -> Collection[TopicPartition]: ...
-
-    def committed(self, partitions: Collection[TopicPartition]) -> Offsets:
-        """Only those that have a committed offset."""
+class TopicOffsets(Protocol):
+    """What must be known of topics."""
 
     def beginning(self, partitions: Collection[TopicPartition]) -> Offsets: ...
 
@@ -31,7 +26,16 @@ class OffsetLookup(Protocol):
         """Offset of the first record at or after this time (milliseconds); only those that have one."""
 
 
-def offsets_at(start: Start, partitions: Collection[TopicPartition], lookup: OffsetLookup) -> Offsets:
+class OffsetLookup(TopicOffsets, Protocol):
+    """What the rules must know of topics and of the group."""
+
+    def partitions(self, topic: str) -> Collection[TopicPartition]: ...
+
+    def committed(self, partitions: Collection[TopicPartition]) -> Offsets:
+        """Only those that have a committed offset."""
+
+
+def offsets_at(start: Start, partitions: Collection[TopicPartition], lookup: TopicOffsets) -> Offsets:
     """The offsets that `earliest`, `latest` or a time stands for; a time later than every record is the end."""
     if start == "earliest":
         return lookup.beginning(partitions)
