@@ -1,4 +1,4 @@
-"""Makes vader_reviews.csv.gz from the sdist of vaderSentiment. Knows nothing of training. README.md says how to run it."""
+"""Makes vader_reviews.csv.gz from the sdist of vaderSentiment, as README.md says. Knows nothing of training."""
 
 from __future__ import annotations
 
