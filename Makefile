@@ -5,6 +5,7 @@ READY := .venv/ready
 UNIT := tests/unit
 RECORDS ?= 1000000
 KILLS ?= 100
+LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -c requirements/dev.txt
 
 .PHONY: help setup demo test lint unit lock generate clean
 
@@ -40,7 +41,8 @@ $(READY): requirements/uv.txt requirements/dev.txt pyproject.toml
 lock: setup  ## Refresh the locked dependencies (hashes, no addresses)
 	echo 'uv>=0.9' | $(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header - -o requirements/uv.txt
 	$(BIN)/uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-header --all-extras pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra librdkafka --extra s3 --extra gs pyproject.toml -c requirements/dev.txt -o requirements/worker.txt
+	$(BIN)/$(LOCK) --extra librdkafka --extra s3 --extra gs -o requirements/worker.txt
+	$(BIN)/$(LOCK) --extra train --extra parquet --extra s3 --extra gs -o requirements/training.txt
 
 generate: setup  ## JSON Schemas, AsyncAPI page, dashboards and README parts, from the code
 	$(BIN)/python -m schemas.generate

@@ -139,9 +139,12 @@ def fetch(ref: str, cache_dir: Path, progress: Callable[[str], None] = lambda fi
 
 
 def digest(path: Path) -> FileDigest:
-    """sha256 and size of a local file."""
-    with path.open("rb") as file:
-        return FileDigest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+    """sha256 and size of a local file; CheckpointError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return FileDigest(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
 
 
 def _download(

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from schemas.dead_letter import RejectReason
 from worker import metrics as m
 from worker.holdings import Holdings
 from worker.transport.interface import CommitRefused, Offsets, TopicPartition
@@ -19,6 +20,7 @@ from worker.work import Work
 log = logging.getLogger(__name__)
 
 BLOCKED_AFTER_SECONDS = 2.0
+STAGE_OF = {RejectReason.MODEL_FAILURE: "infer", RejectReason.RESULT_TOO_LARGE: "publish"}
 SILENT_AFTER_SECONDS = 12.0  # lag is asked for every 5 s, so an idle worker hears from a broker that often
 
 
@@ -32,6 +34,13 @@ class Accounting:
         self._moved_at = self._answered_at = self._looked_at = time.monotonic()
         self._paused_since: float | None = None
         self._blocked = False
+
+    def declare(self, labels: Sequence[str], version: str) -> None:
+        """Starts the series of every outcome at 0: Prometheus' `rate` does not see the first count of a new one."""
+        for label in labels:
+            self._metrics.add(m.LABELLED, 0, label, version)
+        for reason in RejectReason:
+            self._metrics.add(m.REJECTED, 0, reason.value, STAGE_OF.get(reason, "decode"))
 
     def consumed(self, works: Sequence[Work]) -> None:
         for topic, count in Counter(work.record.topic for work in works).items():

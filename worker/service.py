@@ -151,6 +151,8 @@ class Service:
             "labels": manifest.labels, "devices": [engine.device for engine in engines], "dtype": engines[0].dtype,
             "token_budget": engines[0].token_budget, "group": settings.kafka.group_id,
         }  # fmt: skip
+        accounting = Accounting(self._metrics)
+        accounting.declare(manifest.labels, manifest.version)
         return Pipeline(
             settings,
             transport,
@@ -159,7 +161,7 @@ class Service:
             [InferStage(engine, model, self._metrics) for engine in engines],
             ResultWriter(settings.kafka.output_topic, output, worker, include_review=settings.output.include_review),
             DeadLetterWriter(settings.kafka.dead_letter_topic, dead_letters, worker),
-            Accounting(self._metrics),
+            accounting,
             self._health,
             sum(engine.tokens_per_second for engine in engines),
         )

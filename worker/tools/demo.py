@@ -78,18 +78,19 @@ def _checkpoint(console: Console, directory: Path) -> str:
         console.print("Training a checkpoint: all-MiniLM-L6-v2, fine-tuned on film and product reviews", style="bold")
         training, base = directory / "train.csv", directory / "base-model"
         _write_training_file(training)
-        python = [sys.executable, "-m"]
-        _run([*python, "training.base_model", str(base)])
-        fit = ["training.cli", "fit", "--data", str(training), "--label-column", "label", "--base-model", str(base)]
-        _run([*python, *fit, "--store", f"{directory.resolve()}/store", "--name", "demo", "--recipe", "fast",
-              "--promote", "production"])  # fmt: skip
+        bin = Path(sys.executable).parent
+        _run([sys.executable, "-m", "training.base_model", str(base)])
+        fit = [str(bin / "review-train"), "fit", "--data", str(training), "--label-column", "label"]
+        _run([*fit, "--base-model", str(base), "--store", f"{directory.resolve()}/store", "--name", "demo",
+              "--recipe", "fast", "--promote", "production"])  # fmt: skip
+        fetch(reference, directory)
     return reference
 
 
 def _run(command: list[str]) -> None:
     ended = subprocess.run(command, stdout=subprocess.DEVNULL)
     if ended.returncode != 0:
-        raise ConfigurationError(f"`{' '.join(command[2:4])}` ended with exit code {ended.returncode}")
+        raise ConfigurationError(f"`{' '.join(command)}` ended with exit code {ended.returncode}")
 
 
 def _held_out(row: Row) -> bool:
