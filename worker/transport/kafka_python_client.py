@@ -27,6 +27,24 @@ T = TypeVar("T")
 logging.getLogger("kafka").setLevel(logging.WARNING)
 logging.getLogger("kafka").addHandler(logging.NullHandler())  # a command that set up no logging prints none of it
 
+
+class _Sparing(logging.Filter):
+    """Lets one line of a kind through each minute: during an outage the client repeats itself all the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created - self._said.get(record.msg, 0.0) < 60:
+            return False
+        self._said[record.msg] = record.created
+        return True
+
+
+for _name in ("cluster", "consumer.fetcher", "coordinator", "net.connection", "net.manager", "net.transport"):
+    logging.getLogger(f"kafka.{_name}").addFilter(_Sparing())
+
 TOPIC_SETTINGS = {  # name: what Kafka assumes, for where this user may not read a topic's settings
     "max.message.bytes": "1048588",
     "cleanup.policy": "delete",
@@ -102,14 +120,16 @@ def reaching(kafka: KafkaSettings, timeout: float) -> Iterator[None]:
     except REFUSALS as error:
         raise TransportConfigurationError(f"Kafka at {kafka.bootstrap_servers} refuses this client: {error}") from None
     except (errors.KafkaError, OSError) as error:
-        if isinstance(problem.error, REFUSALS) or "CERTIFICATE" in str(problem.error):
-            raise TransportConfigurationError(
-                f"cannot talk to Kafka at {kafka.bootstrap_servers}: {problem.error}"
+        why = str(problem.error or "")
+        if "socket disconnected" in why:  # kafka-python overlooks what a broker says before it hangs up
+            what = "kafka.security_protocol" + (", sasl_*" if kafka.security_protocol.startswith("SASL") else "")
+            why = f"it hangs up on this client, check {what}"
+        elif not isinstance(problem.error, REFUSALS) and "CERTIFICATE" not in why:
+            why = f": {why}" if why else ""
+            raise TransportUnavailable(
+                f"no Kafka broker answered at {kafka.bootstrap_servers} within {timeout:g} s{why}"
             ) from error
-        why = f": {problem.error}" if problem.error else ""
-        raise TransportUnavailable(
-            f"no Kafka broker answered at {kafka.bootstrap_servers} within {timeout:g} s{why}"
-        ) from error
+        raise TransportConfigurationError(f"cannot talk to Kafka at {kafka.bootstrap_servers}: {why}") from error
     finally:
         log.removeHandler(problem)
         log.propagate = propagated

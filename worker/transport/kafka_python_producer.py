@@ -45,6 +45,7 @@ def open_client(kafka: KafkaSettings, **options: Any) -> KafkaProducer:
         **options,
     )
     never_create_topics(client._sender._client)
+    client._unregister_cleanup()  # it would wait at exit for what nobody waits for any more
     return client
 
 
@@ -89,7 +90,6 @@ class Producer:
         """Ends it without waiting; nothing is reported once this has returned."""
         with self._reporting:
             self._silent = True
-        self.client._unregister_cleanup()
         self.client._closed = True  # or its destructor would wait a second, and take away its module's logger
         self.client._sender.force_close()
 
