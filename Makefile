@@ -47,6 +47,7 @@ lock: setup  ## Refresh the locked dependencies (hashes, no addresses)
 generate: setup  ## JSON Schemas, AsyncAPI page, dashboards and README parts, from the code
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m deploy.grafana.overview
+	$(BIN)/python -m worker.tools.readme
 
 clean:  ## Remove the environment and what the demo made
 	rm -rf .venv .demo

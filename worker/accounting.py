@@ -20,7 +20,9 @@ from worker.work import Work
 log = logging.getLogger(__name__)
 
 BLOCKED_AFTER_SECONDS = 2.0
-STAGE_OF = {RejectReason.MODEL_FAILURE: "infer", RejectReason.RESULT_TOO_LARGE: "publish"}
+STAGE_OF = dict.fromkeys((RejectReason.RESULT_TOO_LARGE, RejectReason.MISSING_KEY), "publish") | {
+    RejectReason.MODEL_FAILURE: "infer"
+}
 SILENT_AFTER_SECONDS = 12.0  # lag is asked for every 5 s, so an idle worker hears from a broker that often
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from worker.configuration import ENV_PREFIX, load_settings
+from worker.configuration import load_settings
 from worker.settings import Settings
 
 
@@ -58,4 +58,4 @@ def table() -> str:
     for name, _, default, description in describe(Settings.model_construct()):
         shown = "" if default is None else f"`{'a temporary directory' if isinstance(default, Path) else default}`"
         lines.append(f"| `{name}` | {shown} | {description} |")
-    return "\n".join([*lines, "", f"In the environment, `kafka.group_id` is `{ENV_PREFIX}KAFKA__GROUP_ID`."])
+    return "\n".join(lines)
