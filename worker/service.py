@@ -88,7 +88,9 @@ class Service:
         try:
             server = HttpServer(settings.http.host, settings.http.port, self._health, self._metrics, lambda: self._info)
         except OSError as error:
-            raise ConfigurationError(f"http.port {settings.http.port}: {error.strerror or error}") from None
+            raise ConfigurationError(
+                f"http.port {settings.http.port}: {error.strerror or error} (--http.port=0 takes a free one)"
+            ) from None
         log.info("listening on %s", server.address)
         transport = make_transport(settings)
         transport.connect(settings.kafka.startup_timeout)

@@ -79,14 +79,16 @@ class KafkaSettings(_Group):
     sasl_mechanism: Annotated[
         Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None, Field(description="With SASL: as the brokers ask.")
     ] = None
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
+    sasl_username: Annotated[str | None, Field(description="With SASL: the name the brokers know this worker by.")] = (
+        None
+    )
+    sasl_password: Annotated[SecretStr | None, Field(description="With SASL: best given in the environment.")] = None
     ssl_cafile: Annotated[Path | None, Field(description="CA certificates (PEM); the system's where not given.")] = None
     ssl_certfile: Annotated[Path | None, Field(description="Client certificate (PEM), where the brokers ask one.")] = (
         None
     )
     ssl_keyfile: Annotated[Path | None, Field(description="Key of the client certificate (PEM).")] = None
-    ssl_key_password: SecretStr | None = None
+    ssl_key_password: Annotated[SecretStr | None, Field(description="Of the key, where it is encrypted.")] = None
 
     @property
     def input_topics(self) -> list[str]:
@@ -107,18 +109,21 @@ class KafkaSettings(_Group):
         return self
 
 
+FieldPath = Annotated[str, Field(min_length=1, description="Where it stands in the input; dots reach into objects.")]
+
+
 class FieldNames(_Group):
     """Names of the event's fields in the input, where they differ: dotted paths reach into nested objects."""
 
-    review_id: str = "review_id"
-    text: str = "text"
-    title: str = "title"
-    rating: str = "rating"
-    product_id: str = "product_id"
-    author_id: str = "author_id"
-    created_at: str = "created_at"
-    language: str = "language"
-    schema_version: str = "schema_version"
+    review_id: FieldPath = "review_id"
+    text: FieldPath = "text"
+    title: FieldPath = "title"
+    rating: FieldPath = "rating"
+    product_id: FieldPath = "product_id"
+    author_id: FieldPath = "author_id"
+    created_at: FieldPath = "created_at"
+    language: FieldPath = "language"
+    schema_version: FieldPath = "schema_version"
 
 
 class InputSettings(_Group):
@@ -200,7 +205,9 @@ class HttpSettings(_Group):
 class LogSettings(_Group):
     """What is logged, to standard error. Review text never is."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="debug is for finding faults only.")
+    ] = "info"
     format: Annotated[Literal["text", "json"], Field(description="json for log collectors.")] = "text"
 
 

@@ -56,6 +56,8 @@ def table() -> str:
     """Markdown of all settings and their defaults."""
     lines = ["| setting | default | what it is for |", "| --- | --- | --- |"]
     for name, _, default, description in describe(Settings.model_construct()):
-        shown = "" if default is None else f"`{'a temporary directory' if isinstance(default, Path) else default}`"
+        if isinstance(default, Path):
+            default = "below the system's temporary directory"
+        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
         lines.append(f"| `{name}` | {shown} | {description} |")
     return "\n".join(lines)
