@@ -50,7 +50,7 @@ def read_rows(path: str) -> Iterator[Row | BadRow]:
             with fsspec.open(path, "rb", compression="infer") as raw:
                 lines = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
                 yield from (_csv(path, lines, suffix) if suffix in (".csv", ".tsv") else _jsonl(path, lines))
-    except (OSError, EOFError, ImportError, ValueError) as error:
+    except Exception as error:  # every compression and filesystem raises its own
         raise DataFileError(f"{path}: {_cause(error)}") from None
 
 
@@ -124,4 +124,6 @@ def _suffix(path: str) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

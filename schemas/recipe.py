@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # A token of real text is some five characters; sixteen leave room, and a text that needs more is cut again further out.
 CHARACTERS_PER_TOKEN = 16
-_SPACE = re.compile(r"\s")
+# The end of a word to every tokenizer; control characters that Python takes for space, BERT's drops inside a word.
+_SPACE = re.compile(r"(?<=\S)[ \t\n\r]")
 
 
 class TextRecipe(BaseModel):
