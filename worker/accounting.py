@@ -7,8 +7,9 @@ less `created_at`.
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from schemas.dead_letter import RejectReason
@@ -19,6 +20,7 @@ from worker.work import Work
 
 log = logging.getLogger(__name__)
 
+THREADS = ("consume", "prepare", "infer", "publish")
 BLOCKED_AFTER_SECONDS = 2.0
 STAGE_OF = dict.fromkeys((RejectReason.RESULT_TOO_LARGE, RejectReason.MISSING_KEY), "publish") | {
     RejectReason.MODEL_FAILURE: "infer"
@@ -142,6 +144,26 @@ class Accounting:
                 behind = max(0, ends[partition] - frontier)
                 self._metrics.set(m.LAG, behind, partition.topic, str(partition.partition))
 
+    def prepared_cpu(self, decode: float, tokenize: float) -> None:
+        """CPU seconds of the prepare thread, by what it did."""
+        self._metrics.add(m.CPU, decode, "decode")
+        self._metrics.add(m.CPU, tokenize, "tokenize")
+
+    def _cpu(self) -> None:
+        """CPU seconds of the other threads, each the part it is named after; the client's own threads are `client`."""
+        parts: defaultdict[str, float] = defaultdict(float)
+        for thread in threading.enumerate():
+            name = (thread.name or "").split("-")[0]
+            part = name if name in THREADS else "other" if name in ("MainThread", "http", "observe") else "client"
+            try:
+                parts[part] += time.clock_gettime(time.pthread_getcpuclockid(thread.ident or 0))
+            except OSError:
+                continue  # it ended meanwhile
+        parts["native"] = max(0.0, time.process_time() - sum(parts.values()))
+        parts.pop("prepare", None)  # told apart into decode and tokenize
+        for part, seconds in parts.items():
+            self._metrics.set(m.CPU, seconds, part)
+
     def look(self, holdings: Holdings, queued_tokens: int, ready: bool) -> float:
         """Takes stock, from the observing thread; returns for how many seconds a broker has held things up."""
         now = time.monotonic()
@@ -150,6 +172,8 @@ class Accounting:
         self._metrics.set(m.IN_FLIGHT_BYTES, holdings.bytes)
         self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
         self._metrics.set(m.READY, ready)
+        if hasattr(time, "pthread_getcpuclockid"):  # not on every system
+            self._cpu()
         silent = now - self._answered_at
         waiting = now - max(self._moved_at, self._answered_at) if holdings.handed else 0.0
         blocked = waiting > BLOCKED_AFTER_SECONDS or silent > SILENT_AFTER_SECONDS

@@ -6,8 +6,7 @@ Called by the pipeline's publish thread only. In exactly-once delivery it also e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from worker.accounting import Accounting
 from worker.dead_letters import DeadLetterWriter
@@ -56,8 +55,9 @@ class Delivery:
             else:
                 self._health.busy("publish", time.monotonic())
                 outgoing = self._written(work)
-                with self._waiting_for_broker():
-                    self._transport.send(outgoing)
+                self._health.wait("publish", "broker", time.monotonic())
+                self._transport.send(outgoing)
+                self._health.idle("broker")
                 if self._transactional:
                     self._opened_at = self._opened_at if self._open else time.monotonic()
                     self._open.append(work)
@@ -89,27 +89,21 @@ class Delivery:
             offsets = self._holdings.committable()
         if not works and not offsets:
             return
+        self._health.wait("publish", "broker", time.monotonic())
         try:
-            with self._waiting_for_broker():
-                self._transport.commit_transaction(
-                    offsets, lambda: all(map(self._holdings.is_current, works)), self._outage_deadline
-                )
+            self._transport.commit_transaction(
+                offsets, lambda: all(map(self._holdings.is_current, works)), self._outage_deadline
+            )
         except TransactionAborted as error:
             self._accounting.commit_ended(offsets, error)
             self._abandon(str(error))
             return
+        finally:
+            self._health.idle("broker")
         with self._holdings.lock:
             self._holdings.committed(offsets)
         self._accounting.commit_ended(offsets, None)
         self._finish(works)
-
-    @contextmanager
-    def _waiting_for_broker(self) -> Iterator[None]:
-        """Blocked is not stuck: what a broker holds up is measured against the outage deadline."""
-        self._health.idle("publish")
-        self._health.busy("broker", time.monotonic())
-        yield
-        self._health.idle("broker")
 
     def _abandon(self, why: str) -> None:
         """Everything in flight is void from this moment, before another record is sent; it will be read again."""

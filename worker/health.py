@@ -28,6 +28,11 @@ class Health:
     def idle(self, stage: str) -> None:
         self._busy_since.pop(stage, None)
 
+    def wait(self, stage: str, other: str, now: float) -> None:
+        """The stage stands still for another's sake: blocked is not stuck, and has a limit of its own."""
+        self._busy_since.pop(stage, None)
+        self._busy_since[other] = now
+
     def stalled(self, now: float) -> str | None:
         """The first stage that is past its limit, in words."""
         for stage, since in list(self._busy_since.items()):

@@ -80,6 +80,7 @@ BISECTIONS = _counter("bisections", "Batches split in two because the model fail
 OUT_OF_MEMORY = _counter("out_of_memory", "Batches that did not fit the device's memory; the budget was halved.")
 DEVICE_BUSY = _counter("device_busy_seconds", "Seconds the device was computing.")
 DEVICE_STARVED = _counter("device_idle_with_work_seconds", "Seconds the device stood idle while tokens were queued.")
+CPU = _counter("cpu_seconds", "CPU seconds by part; native is the tokenizer's and the model's own threads.", "part")
 PAUSED = _counter("paused_seconds", "Seconds fetching was paused because too much was in flight.")
 BLOCKED = _counter("blocked_seconds", "Seconds in which nothing in flight moved because a broker did not answer.")
 LAG = _gauge("lag_records", "Records readable and not yet committed.", "topic", "partition")

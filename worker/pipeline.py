@@ -202,8 +202,9 @@ class Pipeline:
 
     def _prepare_some(self, works: Sequence[Work]) -> None:
         works = self._wanted(works)
+        cpu = time.thread_time()
         self._decoder.decode(works)
-        decoded_at = time.monotonic()
+        decoded_at, decode_cpu = time.monotonic(), time.thread_time() - cpu
         for number, work in enumerate(works):
             if self._breaker.record(work.rejection is not None):
                 self._trip()
@@ -211,6 +212,7 @@ class Pipeline:
                 break
         self._tokenizer.tokenize(works)
         tokenized_at = time.monotonic()
+        self._accounting.prepared_cpu(decode_cpu, time.thread_time() - cpu - decode_cpu)
         for work in works:
             work.decoded_at, work.tokenized_at = decoded_at, tokenized_at
         self._accounting.prepared(works)

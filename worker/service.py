@@ -136,7 +136,7 @@ class Service:
             decoder = Decoder(settings.input, manifest.recipe)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        engines = _engines(checkpoint, settings.engine)
+        engines = make_engines(checkpoint, settings.engine)
         for engine in engines:
             engine.warm_up()
             self._metrics.set(m.TOKEN_BUDGET, engine.token_budget)
@@ -190,7 +190,7 @@ class Service:
         self._pipeline.drain()
 
 
-def _engines(checkpoint: Checkpoint, settings: EngineSettings) -> Sequence[Any]:
+def make_engines(checkpoint: Checkpoint, settings: EngineSettings) -> Sequence[Any]:
     """One engine a device. A simulated one needs no torch, which takes seconds to import."""
     if settings.device.startswith("simulated"):
         from worker.engine.simulated import SimulatedEngine

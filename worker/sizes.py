@@ -19,6 +19,14 @@ def batch_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int
     return BATCH_HEADER + _varint(body) + body
 
 
+def fits(limit: int, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+    """Whether a topic with this `max.message.bytes` takes the record; exact only where it comes close."""
+    rough = 100 + len(key or b"") + len(value or b"")
+    for name, content in headers:
+        rough += 10 + 4 * len(name) + len(content or b"")
+    return rough <= limit or batch_bytes(key, value, headers) <= limit
+
+
 def content_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Bytes a record holds in memory, near enough for a bound."""
     return len(key or b"") + len(value or b"") + sum(len(name) + len(content or b"") for name, content in headers)
