@@ -21,7 +21,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from worker.accounting import Accounting
@@ -34,10 +33,11 @@ from worker.health import Health
 from worker.holdings import Holdings
 from worker.infer import InferStage
 from worker.intake import Intake
+from worker.membership import Membership
 from worker.publish import ResultWriter
 from worker.settings import Settings
 from worker.tokenize import TokenizeStage
-from worker.transport.interface import DeliveryFailed, Offsets, TopicPartition, Transport
+from worker.transport.interface import Transport
 from worker.work import Work
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Stalled(Exception):
 
 
 class Pipeline:
-    """One worker's data path, and the listener of its transport."""
+    """One worker's data path."""
 
     def __init__(
         self,
@@ -95,7 +95,8 @@ class Pipeline:
 
     def start(self) -> None:
         """Joins the group and sets every thread going."""
-        self._transport.subscribe(self._settings.kafka.input_topics, self)
+        membership = Membership(self._holdings, self._accounting, self._health, self._outbox.put)
+        self._transport.subscribe(self._settings.kafka.input_topics, membership)
         self._run("consume", self._consume)
         self._run("prepare", self._prepare)
         for number, stage in enumerate(self._stages):
@@ -143,29 +144,6 @@ class Pipeline:
         thread = threading.Thread(target=guarded, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    # What the transport says ------------------------------------------------------------------------------------
-
-    def assigned(self, positions: Offsets) -> None:
-        with self._changed:
-            self._holdings.assigned(positions)
-        self._accounting.rebalanced("assigned", positions, len(self._holdings.partitions))
-
-    def revoked(self, partitions: Iterable[TopicPartition]) -> Future[Offsets]:
-        partitions = list(partitions)
-        with self._changed:
-            answer = self._holdings.revoked(partitions)
-        self._accounting.rebalanced("revoked", partitions, len(self._holdings.partitions))
-        return answer
-
-    def lost(self, partitions: Iterable[TopicPartition]) -> None:
-        partitions = list(partitions)
-        with self._changed:
-            self._holdings.lost(partitions)
-        self._accounting.rebalanced("lost", partitions, len(self._holdings.partitions))
-
-    def delivered(self, token: Any, error: DeliveryFailed | None) -> None:
-        self._outbox.put((token, error))
 
     # consume ----------------------------------------------------------------------------------------------------
 
