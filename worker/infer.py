@@ -28,7 +28,10 @@ class Engine(Protocol):
     labels: list[str]
     token_budget: int
 
-    def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]: ...
+    def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Probabilities [sequences, labels]; what is over the budget runs as several batches."""
+        ...
+
     def self_test(self) -> bool: ...
     def shrink(self) -> bool: ...
 
@@ -65,22 +68,19 @@ class InferStage:
             if not self._engine.shrink():
                 raise DeviceFault(f"out of memory at the smallest budget: {error}") from error
             self._metrics.set(TOKEN_BUDGET, self._engine.token_budget)
-            self._halves(works) if len(works) > 1 else self._classify(works)
+            self._classify(works)  # the engine cuts it to the new budget
         except DeviceFault:
             raise
         except Exception as error:  # whatever a record can do to a model; told apart from the device's faults below
             if len(works) > 1:
                 self._metrics.add(BISECTIONS, 1)
-                self._halves(works)
+                middle = len(works) // 2
+                self._classify(works[:middle])
+                self._classify(works[middle:])
             else:
                 self._reject(works[0], error)
         else:
             self._fill(works, probabilities)
-
-    def _halves(self, works: Sequence[Work]) -> None:
-        middle = len(works) // 2
-        self._classify(works[:middle])
-        self._classify(works[middle:])
 
     def _reject(self, work: Work, error: Exception) -> None:
         if not self._engine.self_test():
