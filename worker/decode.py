@@ -53,29 +53,30 @@ class Decoder:
         # A schema registry's serialisers put a zero byte and a 4-byte schema id before the JSON.
         payload = value[5:] if value[:1] == b"\0" else value
         try:
-            event = self._validated(work, payload)
+            event, invalid_fields = self._validated(payload)
         except ValidationError as error:
             work.rejection = _rejection(error, payload)
             return
         if not _finite(payload):
             work.rejection = Rejection(RejectReason.INVALID_JSON, STAGE, "NaN or Infinity is not JSON")
             return
+        work.invalid_fields = invalid_fields
         work.review = payload
         work.review_id = str(event.review_id)
         work.text = render(self._recipe, event.__dict__)
         if isinstance(event, ReviewEvent) and event.created_at is not None:
             work.created_at = event.created_at.timestamp()
 
-    def _validated(self, work: Work, payload: bytes) -> RequiredFields:
+    def _validated(self, payload: bytes) -> tuple[RequiredFields, tuple[str, ...]]:
+        """The event, and which of its optional fields are of a wrong type."""
         try:
-            return self._event.model_validate_json(payload)
+            return self._event.model_validate_json(payload), ()
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False, include_input=False)
             fields = tuple(sorted({str(problem["loc"][0]) if problem["loc"] else "" for problem in problems}))
             if not OPTIONAL_FIELDS.issuperset(fields):
                 raise
-            work.invalid_fields = fields
-            return self._lenient.model_validate_json(payload)
+            return self._lenient.model_validate_json(payload), fields
 
 
 def _renamed(event: type[RequiredFields], names: FieldNames) -> type[RequiredFields]:
