@@ -12,6 +12,7 @@ from schemas.datafiles import DataFileError
 from schemas.store import CheckpointError
 from worker import __version__
 from worker.configuration import ConfigurationError, load_settings
+from worker.tools.bench_pipeline import bench_pipeline_command
 from worker.tools.classify import classify_command
 from worker.tools.config import config_command
 from worker.tools.connection import ANY_SETTING
@@ -79,6 +80,9 @@ def run(
 
 
 app.command("classify", context_settings=ANY_SETTING)(classify_command)
+bench_app = typer.Typer(no_args_is_help=True, help="What this machine can do, against its own ceiling.")
+bench_app.command("pipeline", context_settings=ANY_SETTING)(bench_pipeline_command)
+app.add_typer(bench_app, name="bench")
 app.add_typer(topics_app, name="topics")
 app.command("produce", context_settings=ANY_SETTING)(produce_command)
 app.command("tail", context_settings=ANY_SETTING)(tail_command)

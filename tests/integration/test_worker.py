@@ -73,7 +73,7 @@ def run_until(worker: StartWorker, stream: Stream, count: int, **environment: st
 def test_every_offset_comes_out_once_in_order_and_as_classify_says(
     worker: StartWorker, stream: Stream, texts: list[str], checkpoint: Path, tmp_path: Path
 ) -> None:
-    count = 2000
+    count = 10_000
     send(stream, (event(number, texts[number]) for number in range(count)))
     settings = {**stream, "engine.dtype": "float32"}
     results, dead_letters = run_until(worker, settings, count)
