@@ -1,12 +1,23 @@
 """The classifier: token ids in, probabilities out, on one device. Knows nothing of Kafka, events or text.
 
-    engine = load_engine(checkpoint, settings); engine.warm_up(); engine.classify([[101, 2204, 102], ...])
+    engines = load_engines(checkpoint, settings); engines[0].warm_up(); engines[0].classify([[101, 2204, 102], ...])
 
-Importing this package imports no torch; loading an engine does.
+Importing this package imports no torch; asking it for `load_engine` or `load_engines` does.
 """
 
-from worker.engine.engine import Engine
-from worker.engine.loading import load_engine, load_engines
-from worker.engine.tokenizer import load_tokenizer
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Engine", "load_engine", "load_engines", "load_tokenizer"]
+from worker.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from worker.engine.loading import load_engine, load_engines
+
+__all__ = ["Engine", "load_engine", "load_engines"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from worker.engine import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

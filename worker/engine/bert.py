@@ -1,4 +1,4 @@
-"""BERT with a sequence classification head over one packed row of tokens. Knows nothing of budgets or text.
+"""BERT with a sequence classification head over one packed row of tokens. Knows nothing of budgets, devices or text.
 
 Every token of the batch goes through the embeddings and products together, attention stays within each sequence. In
 the last layer keys and values are computed for all tokens, everything else for first tokens only: the pooler reads
@@ -9,27 +9,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from worker.engine.attention import attend, attend_first
-from worker.engine.linear import prepare
-from worker.engine.packing import Packed
+from worker.engine.attention import Batch, attend, attend_first
+from worker.engine.linear import Linear, prepare
 from worker.engine.spec import BertSpec
 
 Weights = Mapping[str, torch.Tensor]
-Part = tuple[torch.Tensor, torch.Tensor]
-ROWS_OF_FIRST_TOKENS = 64
-_TOLERANCE = {torch.float32: 1e-4}
+WeightAndBias = tuple[torch.Tensor, torch.Tensor]
+
+
+class PackedBert:
+    """The whole classifier: a packed batch → probabilities [sequences, labels], float32."""
+
+    def __init__(self, spec: BertSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
+        """KeyError or RuntimeError where the weights are not what the spec describes."""
+        weights = {name: _placed(name, tensor, device, dtype) for name, tensor in weights.items()}
+        embeddings = "bert.embeddings"
+        self._words = weights[f"{embeddings}.word_embeddings.weight"]
+        # One text a review: all tokens are of type 0, so its vector is added to every position once and for all.
+        places = weights[f"{embeddings}.position_embeddings.weight"]
+        self._places = places + weights[f"{embeddings}.token_type_embeddings.weight"][0]
+        self._norm = Norm(weights, f"{embeddings}.LayerNorm", spec.epsilon)
+        names = [f"bert.encoder.layer.{index}" for index in range(spec.layers)]
+        self._layers = [Layer(weights, name, spec) for name in names[:-1]]
+        self._last = LastLayer(weights, names[-1], spec)
+        self._pooler = _part(weights, "bert.pooler.dense")
+        self._classifier = _part(weights, "classifier")
+        if self._words.shape != (spec.vocabulary, spec.hidden) or len(self._places) != spec.positions:
+            raise RuntimeError(f"embeddings of shape {tuple(self._words.shape)}")
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        x = self._norm(F.embedding(batch.ids, self._words).add_(F.embedding(batch.positions, self._places)))
+        for layer in self._layers:
+            x = layer(x, batch)
+        first = self._last(x, batch)
+        pooled = F.linear(first.float(), *self._pooler).tanh_()
+        return F.linear(pooled, *self._classifier).softmax(-1)
 
 
 class Norm:
     """Layer norm, computed in float32 whatever the input's type."""
 
     def __init__(self, weights: Weights, name: str, epsilon: float) -> None:
-        self._weight, self._bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        self._weight, self._bias = _part(weights, name)
         self._epsilon = epsilon
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -37,82 +61,56 @@ class Norm:
 
 
 class Layer:
-    """One encoder layer; the last one answers for first tokens only."""
+    """One encoder layer: x [rows, hidden] → [rows, hidden]."""
 
-    def __init__(self, weights: Weights, name: str, spec: BertSpec, rows: int, last: bool) -> None:
-        def weight(part: str) -> Part:
-            return weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"]
-
-        q, k, v = (weight(f"attention.self.{part}") for part in ("query", "key", "value"))
+    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
         self._heads = spec.heads
-        if last:
-            self._q = prepare(*q, rows=ROWS_OF_FIRST_TOKENS)
-            self._kv = prepare(*_stacked(k, v), rows=rows)
-            rows = ROWS_OF_FIRST_TOKENS
-        else:
-            self._qkv = prepare(*_stacked(q, k, v), rows=rows)
-        self._out = prepare(*weight("attention.output.dense"), rows=rows)
-        self._up = prepare(*weight("intermediate.dense"), spec.activation, rows=rows)
-        self._down = prepare(*weight("output.dense"), rows=rows)
-        self._attention_norm = Norm(weights, f"{name}.attention.output.LayerNorm", spec.epsilon)
-        self._norm = Norm(weights, f"{name}.output.LayerNorm", spec.epsilon)
+        self._qkv = _stacked(weights, *(f"{name}.attention.self.{part}" for part in ("query", "key", "value")))
+        self._after_attention = AfterAttention(weights, name, spec)
 
-    def __call__(self, x: torch.Tensor, packed: Packed) -> torch.Tensor:
-        return self._after_attention(attend(self._qkv(x), packed.groups, self._heads), x)
-
-    def first_tokens(self, x: torch.Tensor, starts: torch.Tensor, packed: Packed) -> torch.Tensor:
-        """[rows, hidden] → [sequences, hidden]."""
-        first = x[starts]
-        return self._after_attention(attend_first(self._q(first), self._kv(x), packed.groups, self._heads), first)
-
-    def _after_attention(self, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        x = self._attention_norm(self._out(context, x))
-        return self._norm(self._down(self._up(x), x))
+    def __call__(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        q, k, v = self._qkv(x).view(len(x), 3, self._heads, -1).unbind(1)
+        return self._after_attention(attend(q, k, v, batch), x)
 
 
-class PackedBert:
-    """The whole classifier on one device; a `Forward` of engine.py."""
+class LastLayer:
+    """The last one answers for first tokens only: x [rows, hidden] → [sequences, hidden]."""
 
-    def __init__(self, spec: BertSpec, weights: Weights, device: torch.device, dtype: torch.dtype, rows: int) -> None:
-        self.device = str(device)
-        self.dtype = str(dtype).removeprefix("torch.")
-        self.tolerance = _TOLERANCE.get(dtype, 2e-2)
-        self.vocabulary = spec.vocabulary
-        self.parameters = sum(tensor.numel() for tensor in weights.values())
-        self._device = device
-        placed = {name: _placed(name, tensor, device, dtype) for name, tensor in weights.items()}
-        embeddings = "bert.embeddings"
-        self._words = placed[f"{embeddings}.word_embeddings.weight"]
-        # One text a review: its tokens are all of type 0, whose vector is added to every position once and for all.
-        self._places = (
-            placed[f"{embeddings}.position_embeddings.weight"] + placed[f"{embeddings}.token_type_embeddings.weight"][0]
-        )
-        self._norm = Norm(placed, f"{embeddings}.LayerNorm", spec.epsilon)
-        self._layers = [
-            Layer(placed, f"bert.encoder.layer.{i}", spec, rows, last=i == spec.layers - 1) for i in range(spec.layers)
-        ]
-        self._pooler = placed["bert.pooler.dense.weight"], placed["bert.pooler.dense.bias"]
-        self._classifier = placed["classifier.weight"], placed["classifier.bias"]
+    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
+        self._heads = spec.heads
+        self._q = _stacked(weights, f"{name}.attention.self.query")
+        self._kv = _stacked(weights, f"{name}.attention.self.key", f"{name}.attention.self.value")
+        self._after_attention = AfterAttention(weights, name, spec)
 
-    @torch.inference_mode()
-    def __call__(self, packed: Packed) -> npt.NDArray[np.float32]:
-        ids, positions, starts = (
-            torch.from_numpy(array).to(self._device) for array in (packed.ids, packed.positions, packed.starts)
-        )
-        x = self._norm(F.embedding(ids, self._words).add_(F.embedding(positions, self._places)))
-        for layer in self._layers[:-1]:
-            x = layer(x, packed)
-        first = self._layers[-1].first_tokens(x, starts, packed)
-        pooled = F.linear(first.float(), *self._pooler).tanh_()
-        probabilities: npt.NDArray[np.float32] = F.linear(pooled, *self._classifier).softmax(-1).cpu().numpy()
-        return probabilities
-
-    def close(self) -> None:
-        self._layers.clear()
+    def __call__(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        first = x.index_select(0, batch.starts)
+        q = self._q(first).view(len(first), self._heads, -1)
+        k, v = self._kv(x).view(len(x), 2, self._heads, -1).unbind(1)
+        return self._after_attention(attend_first(q, k, v, batch), first)
 
 
-def _stacked(*parts: Part) -> Part:
-    return torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])
+class AfterAttention:
+    """What follows attention in a layer: context [rows, heads, size] and the layer's input → [rows, hidden]."""
+
+    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
+        self._out = _stacked(weights, f"{name}.attention.output.dense")
+        self._norm = Norm(weights, f"{name}.attention.output.LayerNorm", spec.epsilon)
+        self._up = prepare(*_part(weights, f"{name}.intermediate.dense"), spec.activation)
+        self._down = _stacked(weights, f"{name}.output.dense")
+        self._last_norm = Norm(weights, f"{name}.output.LayerNorm", spec.epsilon)
+
+    def __call__(self, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        x = self._norm(self._out(context.flatten(1), x))
+        return self._last_norm(self._down(self._up(x), x))
+
+
+def _part(weights: Weights, name: str) -> WeightAndBias:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def _stacked(weights: Weights, *names: str) -> Linear:
+    parts = [_part(weights, name) for name in names]
+    return prepare(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
 
 
 def _placed(name: str, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

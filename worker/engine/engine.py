@@ -12,32 +12,40 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.budget import FIRST, MOST, best_budget
 from worker.engine.packing import Packed, pack, split
 
 Probabilities = npt.NDArray[np.float32]
-DEFAULT_BUDGET = 2048
-WARM_UP_SECONDS = 1.0
+MEASURED_SECONDS = 0.5
 
 
 class Forward(Protocol):
-    """A model on a device."""
+    """A model on a device. Engines that share one may call it at once from several threads."""
 
     device: str
     dtype: str
     vocabulary: int
     parameters: int
     tolerance: float
-    """By how much a probability may differ between two runs of one text in batches of other shapes."""
+    """By how much a probability may differ between two runs of one text in different company."""
+    most_tokens: int
+    """What the device's memory allows in one batch."""
+    measured: tuple[int, float] | None
+    """Budget and tokens a second, once an engine has measured them for all that share this model."""
 
     def __call__(self, packed: Packed) -> Probabilities:
         """Probabilities in the row's order. OutOfMemory or DeviceFault where the device says so."""
+        ...
+
+    def warm_up(self) -> None:
+        """Whatever must be made ready before reviews come."""
         ...
 
     def close(self) -> None: ...
 
 
 class Engine:
-    """Classifies ragged sequences of token ids. Not thread-safe: one thread at a time calls it."""
+    """Classifies ragged sequences of token ids. One thread at a time calls an engine."""
 
     def __init__(
         self,
@@ -47,17 +55,21 @@ class Engine:
         token_budget: int | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
+        """`longest` is the most tokens of one sequence; without `token_budget`, `warm_up` finds the best."""
         self.labels = list(labels)
         self.longest = longest
         self.device = forward.device
         self.dtype = forward.dtype
         self.parameters = forward.parameters
         self.tokens_per_second = 0.0
-        self.token_budget = max(token_budget or DEFAULT_BUDGET, longest)
+        self.token_budget = max(min(token_budget or FIRST, forward.most_tokens), longest)
+        self._fixed = token_budget is not None
         self._forward = forward
         self._progress = progress
-        self._texts = warm_up_texts(forward.vocabulary, longest)
+        self._texts = made_up_texts(forward.vocabulary, longest)
         self._answers: Probabilities | None = None
+        if token_budget is not None and self.token_budget < token_budget:
+            progress(f"{self.device}: {token_budget:,} tokens do not fit its memory, {self.token_budget:,} do")
 
     def classify(self, sequences: Sequence[Sequence[int]]) -> Probabilities:
         """Probabilities [sequences, labels] in the order given; each row sums to 1.
@@ -71,21 +83,20 @@ class Engine:
         result: Probabilities = np.empty((len(sequences), len(self.labels)), np.float32)
         for part in split(lengths, self.token_budget):
             packed = pack(sequences[part])
+            # Checked here because on a GPU such an id would be the end of the device, not of the record.
             if packed.ids.max() >= self._forward.vocabulary or packed.ids.min() < 0:
                 raise ValueError(f"a token id is not in the vocabulary of {self._forward.vocabulary}")
             result[part][packed.order] = self._forward(packed)
         return result
 
     def warm_up(self) -> None:
-        """Runs the full budget, measures its rate and records what the warm-up texts give."""
-        full = fill(self._texts, self.token_budget)
-        tokens = sum(map(len, full))
-        self.classify(full)
-        runs, begin = 0, time.perf_counter()
-        while runs == 0 or time.perf_counter() - begin < WARM_UP_SECONDS:
-            self.classify(full)
-            runs += 1
-        self.tokens_per_second = runs * tokens / (time.perf_counter() - begin)
+        """Finds the budget where none was given, runs it full, measures its rate and records what texts give."""
+        if self._forward.measured is None:
+            self._forward.warm_up()
+            if not self._fixed:
+                self.token_budget = best_budget(self._seconds, self.longest, min(MOST, self._forward.most_tokens))
+            self._forward.measured = self.token_budget, self.token_budget / self._seconds(self.token_budget)
+        self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
         rate = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
         self._progress(f"{self.device} in {self.dtype}: {rate}")
@@ -111,12 +122,26 @@ class Engine:
         """Gives the device's memory back; the engine answers no more."""
         self._forward.close()
 
+    def _seconds(self, budget: int) -> float:
+        """How long a batch of so many tokens takes, once it has run before: the best of what half a second holds."""
+        self.token_budget = budget
+        full = fill(self._texts, budget)
+        self.classify(full)
+        best, left = float("inf"), MEASURED_SECONDS
+        while left > 0:
+            begin = time.perf_counter()
+            self.classify(full)
+            took = time.perf_counter() - begin
+            best, left = min(best, took), left - took
+        return best * budget / sum(map(len, full))
 
-def warm_up_texts(vocabulary: int, longest: int) -> list[list[int]]:
+
+def made_up_texts(vocabulary: int, longest: int) -> list[list[int]]:
     """Token ids of sixteen made-up reviews, among them the shortest and the longest; the same at every start."""
     random = np.random.default_rng(0)
     lengths = np.unique(np.linspace(1, longest, 16).astype(int))
-    return [random.integers(0, vocabulary, length).tolist() for length in lengths]
+    # From the upper half of the vocabulary: special tokens, which some models treat differently, are in the lower.
+    return [random.integers(vocabulary // 2, vocabulary, length).tolist() for length in lengths]
 
 
 def fill(texts: Sequence[list[int]], budget: int) -> list[list[int]]:

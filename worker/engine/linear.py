@@ -14,6 +14,8 @@ import torch.nn.functional as F
 
 from worker.engine.spec import Activation
 
+ROWS = 1024
+"""How many rows the layout of the weights is made for; measured: it is the same from 32 rows on."""
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
@@ -23,23 +25,25 @@ class Linear(Protocol):
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
-def prepare(weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None = None, *, rows: int) -> Linear:
-    """The fastest form on the weight's device; `rows` is how many to expect. An activation excludes a residual."""
-    if weight.device.type == "cpu" and fused_kernels():
-        return FusedLinear(weight, bias, activation, rows)
-    return PlainLinear(weight, bias, activation)
+def prepare(weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None = None) -> Linear:
+    """The fastest form on the weight's device. An activation excludes a residual."""
+    fused = weight.device.type == "cpu" and has_fused_kernels(weight.dtype)
+    return (FusedLinear if fused else PlainLinear)(weight, bias, activation)
 
 
-def fused_kernels() -> bool:
-    """Whether this build of torch has oneDNN's fused products."""
-    usable: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return usable and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+def has_fused_kernels(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has oneDNN's fused products, and this processor their arithmetic."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # type: ignore[no-untyped-call]
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 class FusedLinear:
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None, rows: int) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None) -> None:
         # A layout of oneDNN's own: nothing but its products can read it.
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self._bias = bias
         self._attributes: tuple[Any, ...] = ("none", [], "")
         if activation is not None:

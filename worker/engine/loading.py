@@ -1,72 +1,147 @@
-"""From a verified checkpoint and the settings to engines: which device, which arithmetic, which forward."""
+"""From a verified checkpoint and the settings to engines: which device, which arithmetic, which model.
+
+Knows how the parts fit together and nothing of what they do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from schemas.store import WEIGHTS, Checkpoint, CheckpointError
-from worker.engine.engine import DEFAULT_BUDGET, Engine
-from worker.engine.spec import bert_spec, check_head, read_config
+from worker.engine.attention import Batch
+from worker.engine.bert import PackedBert
+from worker.engine.budget import tokens_that_fit
+from worker.engine.cpu import CpuForward, Model
+from worker.engine.device import TOLERANCE, arithmetic, devices
+from worker.engine.engine import Engine, Forward, made_up_texts
+from worker.engine.packing import pack
+from worker.engine.processor import Cores, cores, keep_freed_memory, memory_left
+from worker.engine.spec import bert_spec, head_problem
 from worker.settings import EngineSettings
 
-if TYPE_CHECKING:
-    import torch
-
 Progress = Callable[[str], None]
-
-
-def load_engine(checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None) -> Engine:
-    """The engine on the one device that the settings name, the first where they name several; not yet warm.
-
-    CheckpointError where the checkpoint is no classifier that can be served.
-    """
-    return _load(checkpoint, settings, devices(settings.device)[0], progress)
 
 
 def load_engines(
     checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None
 ) -> list[Engine]:
-    """One engine a device."""
-    return [_load(checkpoint, settings, device, progress) for device in devices(settings.device)]
+    """The engines of every device that the settings name, not yet warm: one a core of the processor, sharing one model.
+
+    Each is to be called by a thread of its own. CheckpointError where the checkpoint is no classifier that can be
+    served or does not fit beside what is loaded already; ValueError where the settings name a device there is not.
+    """
+    return [
+        engine
+        for device in devices(settings.device)
+        for engine in _on(device, checkpoint, settings, cores() if device.type == "cpu" else 1, progress)
+    ]
 
 
-def devices(wanted: str) -> list[torch.device]:
-    """The devices a setting names; ValueError where this machine has none such."""
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted in ("auto", "cuda") and gpus:
-        return [torch.device("cuda", index) for index in range(gpus)]
-    if wanted in ("auto", "cpu"):
-        return [torch.device("cpu")]
-    kind, _, index = wanted.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ValueError(f"engine.device {wanted!r}: expected auto, cpu, cuda or cuda:N")
-    if not index or int(index) >= gpus:
-        raise ValueError(f"engine.device {wanted!r}: this machine has {gpus} GPUs that torch can use")
-    return [torch.device("cuda", int(index))]
+def load_engine(checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None) -> Engine:
+    """One engine, the first device's, with all of the processor to itself. Errors as above."""
+    return _on(devices(settings.device)[0], checkpoint, settings, 1, progress)[0]
 
 
-def _load(checkpoint: Checkpoint, settings: EngineSettings, device: torch.device, progress: Progress) -> Engine:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from worker.engine.bert import PackedBert
-
+def _on(
+    device: torch.device, checkpoint: Checkpoint, settings: EngineSettings, engines: int, progress: Progress
+) -> list[Engine]:
     manifest = checkpoint.manifest
-    config = read_config(checkpoint.directory)
-    check_head(config, len(manifest.labels), manifest.recipe.max_length, checkpoint.directory / "config.json")
-    spec = bert_spec(config)
-    if spec is None:
-        raise CheckpointError(f"{checkpoint.directory}/config.json: only BERT with a classification head is known")
-    dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    progress(f"loading {checkpoint.ref} onto {device}")
-    path = checkpoint.directory / WEIGHTS
+    dtype = arithmetic(settings.dtype, device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    progress(f"loading {checkpoint.ref} onto {device} in {str(dtype).removeprefix('torch.')}")
+    config = _config(checkpoint)
+    model, parameters = _model(checkpoint, config, device, dtype, progress)
+    forward = _forward(model, config, device, dtype, parameters, engines)
+    longest = manifest.recipe.max_length
+    if forward.most_tokens < longest:
+        raise CheckpointError(
+            f"{checkpoint.ref}: a batch of one longest review does not fit the memory left on {device}"
+        )
+    return [Engine(forward, manifest.labels, longest, settings.token_budget, progress) for _ in range(engines)]
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = checkpoint.directory / "config.json"
     try:
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        problem = head_problem(config, len(checkpoint.manifest.labels))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
+    return config
+
+
+def _model(
+    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+) -> tuple[Model, int]:
+    """The model on its device, and how many parameters it has."""
+    path = checkpoint.directory / WEIGHTS
+    longest = checkpoint.manifest.recipe.max_length
+    spec = bert_spec(config)
+    try:
+        if spec is None:
+            return _stock(checkpoint, config, device, dtype, progress)
+        if longest > spec.positions:
+            raise CheckpointError(f"{checkpoint.ref}: reads {spec.positions} tokens, its recipe asks for {longest}")
         weights = load_file(path)
-        forward = PackedBert(spec, weights, device, dtype, rows=settings.token_budget or DEFAULT_BUDGET)
+        return PackedBert(spec, weights, device, dtype), sum(tensor.numel() for tensor in weights.values())
+    except torch.OutOfMemoryError:
+        raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not the weights that config.json describes ({error})") from None
-    return Engine(forward, manifest.labels, manifest.recipe.max_length, settings.token_budget, progress)
+
+
+def _stock(
+    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
+) -> tuple[Model, int]:
+    """Any other classifier: packed where, at load and in float32, that gives what it gives padded; else padded."""
+    from worker.engine.stock import PackedStock, PaddedStock, load_stock
+
+    stock = load_stock(checkpoint.directory)
+    parameters = sum(parameter.numel() for parameter in stock.parameters())
+    texts = made_up_texts(config["vocab_size"], checkpoint.manifest.recipe.max_length)
+    with torch.inference_mode():
+        batch = Batch.of(pack(texts))
+        try:
+            expected = PaddedStock(stock)(batch)
+        except Exception as error:  # too few positions, no padding token, …: whatever its classes say
+            cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise CheckpointError(f"{checkpoint.ref}: cannot classify {len(texts[-1])} tokens ({cause})") from None
+        try:
+            packed = PackedStock(stock)
+            difference = float((packed(batch) - expected).abs().max())
+        except Exception as error:  # whatever classes do that were never made for this
+            difference, cause = np.inf, type(error).__name__
+        else:
+            cause = f"answers differ by {difference:.1g}"
+    if difference <= TOLERANCE["float32"]:
+        packed.place(dtype, device)
+        return packed, parameters
+    progress(f"{config.get('model_type')} cannot run packed ({cause}): padded, in batches of similar length")
+    return PaddedStock(load_stock(checkpoint.directory).to(device, dtype)), parameters
+
+
+def _forward(
+    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, parameters: int, engines: int
+) -> Forward:
+    hidden = config.get("hidden_size") or config.get("dim") or 768
+    inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
+    # What is alive at once: input, query, key, value, context and both sides of the wide products, and as much again.
+    per_token = (6 * hidden + 2 * inner) * dtype.itemsize
+    model_bytes = parameters * dtype.itemsize
+    if device.type == "cpu":
+        fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines)
+        return CpuForward(model, Cores(cores(), engines), dtype, config["vocab_size"], parameters, fits)
+    from worker.engine.cuda import CudaForward
+
+    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines=1)
+    return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits)

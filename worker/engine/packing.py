@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ROUND = 32
+ROUND = 16
 
 
 class Group(NamedTuple):
@@ -39,6 +39,7 @@ class Packed:
     order: NDArray[np.int64]
     groups: list[Group]
     tokens: int
+    longest: int
 
 
 def pack(sequences: Sequence[Sequence[int]]) -> Packed:
@@ -60,7 +61,7 @@ def pack(sequences: Sequence[Sequence[int]]) -> Packed:
     first = np.flatnonzero(np.diff(lengths, prepend=0))
     counts = np.diff(first, append=len(lengths))
     groups = [Group(int(i), int(starts[i]), int(n), int(lengths[i])) for i, n in zip(first, counts, strict=True)]
-    return Packed(ids, positions, starts, order, groups, tokens)
+    return Packed(ids, positions, starts, order, groups, tokens, int(lengths[0]))
 
 
 def split(lengths: Sequence[int], budget: int) -> list[slice]:
@@ -74,3 +75,45 @@ def split(lengths: Sequence[int], budget: int) -> list[slice]:
     if begin < len(lengths):
         slices.append(slice(begin, len(lengths)))
     return slices
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A batch as one array of int32, so that one copy takes it to a GPU; its shape may be larger than the batch.
+
+    A CUDA graph always computes its own shape: `rows` tokens of `sequences` sequences. The tokens that a batch leaves
+    free become one more sequence, and the sequences left free are empty: their offsets repeat the last one.
+    """
+
+    rows: int
+    sequences: int
+
+    @classmethod
+    def exactly(cls, packed: Packed) -> Slots:
+        """The shape of a batch that is not launched as a graph, with one sequence for the rounded-up end."""
+        return cls(len(packed.ids), len(packed.order) + 1)
+
+    def hold(self, packed: Packed) -> bool:
+        return packed.tokens <= self.rows and len(packed.order) < self.sequences
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of ids, positions, starts, offsets and first tokens' offsets, which follow each other in the array."""
+        return [self.rows, self.rows, self.sequences, self.sequences + 1, self.sequences + 1]
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    def fill(self, numbers: NDArray[np.int32], packed: Packed) -> None:
+        """Writes a batch that the slots hold into an array of `size`, all of it."""
+        ids, positions, starts, offsets, first_offsets = np.split(numbers, np.cumsum(self.sizes)[:-1])
+        tokens, count = packed.tokens, len(packed.order)
+        numbers[:] = 0
+        ids[:tokens] = packed.ids[:tokens]
+        positions[:tokens] = packed.positions[:tokens]
+        starts[:count] = packed.starts
+        offsets[:count] = packed.starts
+        offsets[count] = tokens
+        offsets[count + 1 :] = self.rows
+        first_offsets[:] = np.minimum(np.arange(self.sequences + 1), count)

@@ -1,0 +1,126 @@
+"""Runs a model on a GPU: staged copies, its own stream, CUDA graphs for small batches. Knows no model from another.
+
+Two engines share one of these, each called by its own thread: while one waits for the device, the other packs its batch
+and copies it over. All kernels go to one stream in the order they are launched, so that memory freed by a batch is the
+next one's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker.engine.attention import Batch
+from worker.engine.device import TOLERANCE, translated_faults
+from worker.engine.packing import Group, Packed, Slots, pack
+
+Model = Callable[[Batch], torch.Tensor]
+
+GRAPH_ROWS = (64, 128, 256, 512, 1024, 2048)
+"""Sizes of batch that are launched as one graph: below, launching the kernels takes longer than running them."""
+ROWS_A_SEQUENCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A captured forward: its input and output stay where they are."""
+
+    slots: Slots
+    numbers: torch.Tensor
+    probabilities: torch.Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class CudaForward:
+    """A `Forward` of engine.py."""
+
+    def __init__(
+        self, model: Model, device: torch.device, dtype: torch.dtype, vocabulary: int, parameters: int, most_tokens: int
+    ) -> None:
+        self.device = str(device)
+        self.dtype = str(dtype).removeprefix("torch.")
+        self.tolerance = TOLERANCE[self.dtype]
+        self.vocabulary = vocabulary
+        self.parameters = parameters
+        self.most_tokens = most_tokens
+        self.measured: tuple[int, float] | None = None
+        self._model: Model | None = model
+        self._device = device
+        self._varlen = dtype != torch.float32
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._graphs: list[Graph] = []
+        self._launching = threading.Lock()
+
+    @torch.inference_mode()
+    def __call__(self, packed: Packed) -> npt.NDArray[np.float32]:
+        with translated_faults(), torch.cuda.device(self._device):
+            graph = next((graph for graph in self._graphs if graph.slots.hold(packed)), None)
+            slots = graph.slots if graph else Slots.exactly(packed)
+            # From torch's cache of pinned memory, which hands a block out again only after the copies from it are done.
+            numbers = torch.empty(slots.size, dtype=torch.int32, pin_memory=True)
+            slots.fill(numbers.numpy(), packed)
+            with self._launching:
+                probabilities = self._replay(graph, numbers) if graph else self._run(slots, numbers, packed)
+                with torch.cuda.stream(self._stream):
+                    answer = torch.empty(probabilities.shape, dtype=torch.float32, pin_memory=True)
+                    answer.copy_(probabilities, non_blocking=True)
+                    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    done.record(self._stream)
+            done.synchronize()
+            return answer.numpy()[: len(packed.order)]
+
+    def warm_up(self) -> None:
+        """Captures the graphs, smallest first, so that the first that holds a batch is the one to take."""
+        if not self._varlen or self._graphs:
+            return
+        with torch.inference_mode(), translated_faults(), torch.cuda.device(self._device):
+            for rows in GRAPH_ROWS:
+                self._graphs.append(self._capture(Slots(rows, rows // ROWS_A_SEQUENCE + 1)))
+
+    def close(self) -> None:
+        with torch.cuda.device(self._device):
+            torch.cuda.synchronize()
+            self._graphs.clear()
+            self._model = None
+            torch.cuda.empty_cache()
+
+    def _run(self, slots: Slots, numbers: torch.Tensor, packed: Packed) -> torch.Tensor:
+        assert self._model is not None, "closed"
+        with torch.cuda.stream(self._copies):
+            here = numbers.to(self._device, non_blocking=True)
+        self._stream.wait_stream(self._copies)
+        here.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            return self._model(self._batch(slots, here, packed.longest, packed.groups))
+
+    def _replay(self, graph: Graph, numbers: torch.Tensor) -> torch.Tensor:
+        with torch.cuda.stream(self._stream):
+            graph.numbers.copy_(numbers, non_blocking=True)
+            graph.graph.replay()
+        return graph.probabilities
+
+    def _capture(self, slots: Slots) -> Graph:
+        assert self._model is not None, "closed"
+        numbers = torch.empty(slots.size, dtype=torch.int32)
+        slots.fill(numbers.numpy(), pack([[0] * ROWS_A_SEQUENCE]))
+        with torch.cuda.stream(self._stream):
+            numbers = numbers.to(self._device)
+            batch = self._batch(slots, numbers, longest=slots.rows, groups=[])
+            self._model(batch)  # libraries choose their kernels at first use, which a capture cannot hold
+        self._stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            probabilities = self._model(batch)
+        return Graph(slots, numbers, probabilities, graph)
+
+    def _batch(self, slots: Slots, numbers: torch.Tensor, longest: int, groups: list[Group]) -> Batch:
+        ids, positions, starts, offsets, first_offsets = torch.split(numbers, slots.sizes)
+        if not self._varlen:
+            return Batch(ids, positions, starts, groups, longest)
+        return Batch(ids, positions, starts, groups, longest, offsets, first_offsets)

@@ -1,0 +1,66 @@
+"""What torch says when a device fails, in the words of `worker.faults`; and which devices and arithmetic there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from worker.faults import DeviceFault, OutOfMemory
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+"""By how much a probability may differ between runs of one text in different company, by arithmetic."""
+
+
+@contextmanager
+def translated_faults() -> Iterator[None]:
+    """Turns torch's errors into OutOfMemory and DeviceFault; whatever else is raised, a record may have caused."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(str(error).partition("\n")[0]) from error
+    except torch.AcceleratorError as error:  # the context is lost: every later call on the device fails too
+        raise DeviceFault(str(error).partition("\n")[0]) from error
+    except RuntimeError as error:
+        message = str(error).partition("\n")[0]
+        if (
+            "can't allocate memory" in message
+            or "not enough memory" in message
+            or "could not create a memory" in message
+        ):
+            raise OutOfMemory(message) from error
+        if "CUDA error" in message or "CUBLAS_STATUS" in message or "CUDNN_STATUS" in message:
+            raise DeviceFault(message) from error
+        raise
+
+
+def devices(wanted: str) -> list[torch.device]:
+    """The devices that a setting names; ValueError where this machine has none such."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted in ("auto", "cuda") and gpus:
+        return [torch.device("cuda", index) for index in range(gpus)]
+    if wanted in ("auto", "cpu"):
+        return [torch.device("cpu")]
+    kind, _, index = wanted.partition(":")
+    if kind != "cuda" or (":" in wanted and not index.isdigit()):
+        raise ValueError(f"engine.device {wanted!r}: expected auto, cpu, cuda or cuda:N")
+    if not index or int(index) >= gpus:
+        raise ValueError(f"engine.device {wanted!r}: torch finds {gpus} GPUs here")
+    return [torch.device("cuda", int(index))]
+
+
+def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
+    """The type that a setting names; `auto` is the fastest that keeps the labels.
+
+    That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX.
+    """
+    if wanted != "auto":
+        chosen: torch.dtype = getattr(torch, wanted)
+        return chosen
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
