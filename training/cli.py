@@ -87,7 +87,7 @@ def fit(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows a step; the recipe's if not given.")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Highest rate of AdamW; the recipe's if not given.")
+        float | None, typer.Option(min=1e-9, help="Highest rate of AdamW; the recipe's if not given.")
     ] = None,
     max_length: Annotated[int, typer.Option(min=3, help="Most tokens the model reads of a text.")] = 150,
     seed: Annotated[int, typer.Option(help="Of split, oversampling and training.")] = 42,

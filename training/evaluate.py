@@ -18,7 +18,7 @@ from training.dataset import LabelColumn, load
 from training.fit import draft, fingerprint, report_left_out, save_version
 from training.models import Classifier, load_classifier
 from training.publish import prepare
-from training.trainer import progress_bar
+from training.show import progress_bar
 
 LONGEST_IMPORTED = 512
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -26,12 +26,15 @@ from training import metrics as quality
 from training.calibrate import Calibration, calibrate
 from training.dataset import BAD_ROWS_SHOWN, Dataset, Example, load
 from training.errors import InputError
-from training.models import Classifier, load_base
+from training.models import Classifier, load_base, precision
 from training.options import FitOptions
 from training.publish import prepare, promote, publish
 from training.report import write_report
+from training.show import progress_bar
 from training.splits import oversample, require_every_label, same_text, split
-from training.trainer import Epoch, last_checkpoint, precision, progress_bar, train
+
+if TYPE_CHECKING:
+    from training.trainer import Epoch
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn", "scipy")
 
@@ -51,14 +54,21 @@ def fit(
     started = time.monotonic()
     prepare(store, name)
     dataset, parts = read_parts(options, console)
+    from training.trainer import last_checkpoint  # brings in all of transformers: bad data is told sooner
+
     work_dir = work_root / f"{name}-{_fingerprint(options, dataset)}"
     if resume and not last_checkpoint(work_dir):
         raise InputError(f"--resume: no epoch of a run with these options and this data was finished in {work_root}")
     if not resume:
         shutil.rmtree(work_dir, ignore_errors=True)
-    classifier = load_base(options.base_model, dataset.labels, options.hyperparameters.dropout)
+    classifier = load_base(options.base_model, dataset.labels, options.hyperparameters.dropout, options.seed)
     classifier.require_length(options.recipe.max_length)
-    history = _train(classifier, parts, options, work_dir, resume, console)
+    try:
+        history = _train(classifier, parts, options, work_dir, resume, console)
+    except KeyboardInterrupt:
+        if last_checkpoint(work_dir):
+            console.print("the same command with --resume goes on after the last finished epoch")
+        raise
     with console.status("calibrating and measuring"):
         calibration, served, raw = _measure(classifier, parts, options, dataset.labels)
         baseline = {
@@ -185,6 +195,8 @@ def _train(
         counts = np.bincount(_truth(examples))
         weights = (len(examples) / (len(counts) * counts)).tolist()
     console.print(f"training on {len(examples)} rows in {precision()}, {options.hyperparameters.epochs} epochs")
+    from training.trainer import train
+
     with progress_bar(console) as progress:
         return train(
             classifier,

@@ -88,8 +88,10 @@ class Classifier:
         self.tokenizer.save_pretrained(directory)
 
 
-def load_base(model: str, labels: Sequence[str], dropout: float) -> Classifier:
+def load_base(model: str, labels: Sequence[str], dropout: float, seed: int) -> Classifier:
     """A classifier for these labels over a pre-trained model, dropout between its pooled output and linear layer."""
+    import torch
+
     directory = local_directory(model)
     config = _config(directory, model)
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
@@ -97,6 +99,7 @@ def load_base(model: str, labels: Sequence[str], dropout: float) -> Classifier:
     for name in ("classifier_dropout", "seq_classif_dropout"):
         if hasattr(config, name):
             setattr(config, name, dropout)
+    torch.manual_seed(seed)  # the linear layer starts at random
     return _load(directory, model, config)[0]
 
 
@@ -131,6 +134,20 @@ def accelerator() -> str | None:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else None
+
+
+def precision() -> str:
+    """bfloat16 where the processor multiplies it in hardware, else float32; weights stay float32 either way."""
+    import torch
+
+    match accelerator():
+        case "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        case None:
+            fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        case _:
+            fast = False
+    return "bfloat16" if fast else "float32"
 
 
 def quiet() -> None:

@@ -27,7 +27,7 @@ class Hyperparameters:
 
 RECIPES = {
     "notebook": Hyperparameters(),
-    "fast": Hyperparameters(epochs=2, batch_size=32, learning_rate=1e-4, warmup=0.1, dropout=0.1),
+    "fast": Hyperparameters(epochs=2, learning_rate=1e-4, warmup=0.1, dropout=0.1),
 }
 
 

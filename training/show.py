@@ -1,4 +1,4 @@
-"""Tables for a person: versions of a store, a manifest, metrics. Reads manifests only."""
+"""What a person sees: versions of a store, a manifest, metrics, progress. Loads no model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from schemas import store as layout
@@ -71,6 +72,14 @@ def print_metrics(numbers: dict[str, Any], console: Console) -> None:
     console.print(f"{_brief(metrics)}, calibration error {metrics['ece']:.4f}")
     for baseline, found in numbers.get("baseline", {}).items():
         console.print(f"  {baseline.replace('_', ' ')}: {_brief(found)}")
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with what is being done, how far it is and how long it will take."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
+    )
 
 
 def _brief(found: dict[str, float]) -> str:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from training.models import Classifier, accelerator
+from training.models import Classifier, accelerator, precision
 from training.options import Hyperparameters
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -34,20 +34,6 @@ class Epoch:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
-
-
-def precision() -> str:
-    """bfloat16 where the processor multiplies it in hardware, else float32; weights stay float32 either way."""
-    import torch
-
-    match accelerator():
-        case "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        case None:
-            fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        case _:
-            fast = False
-    return "bfloat16" if fast else "float32"
 
 
 def train(
@@ -102,6 +88,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(last_checkpoint(work_dir)) if resume else None)
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)  # ends autocast in the model
     return _epochs(trainer.state.log_history)
 
 
@@ -109,14 +96,6 @@ def last_checkpoint(work_dir: Path) -> Path | None:
     """The newest whole checkpoint of an interrupted run: its optimizer's state is written last."""
     found = [path.parent for path in work_dir.glob(f"checkpoint-*/{OPTIMIZER_FILE}")]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def progress_bar(console: Any) -> Progress:
-    """A bar with what is being done, how far it is and how long it will take."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
-    )
 
 
 class _Resumable(TrainerCallback):  # type: ignore[misc]
