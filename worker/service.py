@@ -145,7 +145,8 @@ class Service:
                 "%s@%s on %s in %s: %d tokens a batch, %.0f tokens/s",
                 model.name, model.version, engine.device, engine.dtype, engine.token_budget, engine.tokens_per_second,
             )  # fmt: skip
-        worker = settings.kafka.instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+        # An instance id survives restarts and epochs do not: without a name of its own, each process would repeat them.
+        worker = f"{settings.kafka.instance_id or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         client = type(transport).__name__
         self._metrics.set(m.BUILD, 1, __version__, client)
         self._info |= {
