@@ -37,6 +37,8 @@ class PackedBert:
         self._last = LastLayer(weights, names[-1], spec)
         self._pooler = _part(weights, "bert.pooler.dense")
         self._classifier = _part(weights, "classifier")
+        if f"bert.encoder.layer.{spec.layers}.output.dense.weight" in weights:
+            raise RuntimeError(f"more than {spec.layers} layers")
         if self._words.shape != (spec.vocabulary, spec.hidden) or len(self._places) != spec.positions:
             raise RuntimeError(f"embeddings of shape {tuple(self._words.shape)}")
 
@@ -102,6 +104,26 @@ class AfterAttention:
     def __call__(self, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         x = self._norm(self._out(context.flatten(1), x))
         return self._last_norm(self._down(self._up(x), x))
+
+
+def random_weights(spec: BertSpec, labels: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights for measuring speed, which does not depend on their values: names and shapes are Hugging Face's."""
+    generator = torch.Generator().manual_seed(seed)
+    h, layer = spec.hidden, "bert.encoder.layer.{}"
+    norms = ["bert.embeddings.LayerNorm"]
+    dense = {"bert.pooler.dense": (h, h), "classifier": (labels, h)}
+    for name in map(layer.format, range(spec.layers)):
+        norms += [f"{name}.attention.output.LayerNorm", f"{name}.output.LayerNorm"]
+        dense |= {f"{name}.attention.self.{part}": (h, h) for part in ("query", "key", "value")}
+        dense |= {f"{name}.attention.output.dense": (h, h)}
+        dense |= {f"{name}.intermediate.dense": (spec.inner, h), f"{name}.output.dense": (h, spec.inner)}
+    embeddings = {"word": spec.vocabulary, "position": spec.positions, "token_type": 2}
+    matrices = {f"{name}.weight": shape for name, shape in dense.items()}
+    matrices |= {f"bert.embeddings.{name}_embeddings.weight": (rows, h) for name, rows in embeddings.items()}
+    weights = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in matrices.items()}
+    weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in dense.items()}
+    weights |= {f"{name}.weight": torch.ones(h) for name in norms} | {f"{name}.bias": torch.zeros(h) for name in norms}
+    return weights
 
 
 def _part(weights: Weights, name: str) -> WeightAndBias:

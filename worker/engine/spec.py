@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,7 @@ _SIZES = {
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
     "hidden": "hidden_size",
+    "inner": "intermediate_size",
     "vocabulary": "vocab_size",
     "positions": "max_position_embeddings",
     "epsilon": "layer_norm_eps",
@@ -31,6 +33,7 @@ class BertSpec:
     layers: int = 12
     heads: int = 12
     hidden: int = 768
+    inner: int = 3072
     vocabulary: int = 30522
     positions: int = 512
     activation: Activation = "gelu"
@@ -52,6 +55,18 @@ def bert_spec(config: Mapping[str, Any]) -> BertSpec | None:
         return None
     sizes = {name: config[key] for name, key in _SIZES.items() if key in config}
     return BertSpec(activation=activation, **sizes)
+
+
+def products(spec: BertSpec) -> Counter[tuple[int, int]]:
+    """The products that the packed forward computes over all tokens: (outputs, inputs) of a weight → how many of it.
+
+    A token costs 2 * outputs * inputs operations in each. What the last layer does for first tokens only is left out.
+    """
+    full = {(3 * spec.hidden, spec.hidden): 1, (spec.hidden, spec.hidden): 1}
+    full |= {(spec.inner, spec.hidden): 1, (spec.hidden, spec.inner): 1}
+    counts = Counter({shape: times * (spec.layers - 1) for shape, times in full.items()})
+    counts[2 * spec.hidden, spec.hidden] += 1
+    return counts
 
 
 def head_problem(config: Mapping[str, Any], labels: int) -> str | None:
