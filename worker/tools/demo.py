@@ -224,4 +224,5 @@ def _explain(console: Console, summary: dict[str, Any]) -> None:
         f"p95 {latency['p95']:g} ms, p99 {latency['p99']:g} ms); the backlog went at "
         f"{summary['reviews_per_second']:,.0f} reviews a second.",
         highlight=False,
+        soft_wrap=True,
     )

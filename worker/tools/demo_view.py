@@ -58,7 +58,7 @@ class View:
         elif now - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = now
             numbers = ", ".join(f"{name} {value}" for name, value in self._numbers().items())
-            self._console.print(f"{self.phase}: {numbers}", highlight=False)
+            self._console.print(f"{self.phase}: {numbers}", highlight=False, soft_wrap=True)
 
     def page(self) -> Panel:
         """The whole page."""
