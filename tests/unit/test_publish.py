@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas import headers as names
 from schemas.dead_letter import RejectReason
 from schemas.headers import Headers, last, parse_source
+from schemas.labeled import LabeledReview
 from tests.fakes.works import MODEL, headers, keys, make_labelled, make_work
 from worker.publish import ResultWriter
 from worker.sizes import batch_bytes
@@ -58,6 +59,19 @@ def test_the_result_says_everything_about_the_label() -> None:
     }
     assert "review" not in json.loads(write(work, include=False).value or b"")
     assert "review_omitted" not in json.loads(write(work, include=False).value or b""), "left out by choice"
+
+
+@given(st.text(min_size=1), st.floats(0, 1, width=32), st.integers(0, 2**40), st.booleans(), st.booleans())
+def test_the_result_is_the_published_model_s_own_json(
+    review_id: str, positive: float, milliseconds: int, truncated: bool, omitted: bool
+) -> None:
+    value = json.dumps({"review_id": review_id}).encode()
+    work = make_labelled(positive, value=value + b" " * (2000 if omitted else 0))
+    work.classified_at, work.truncated = milliseconds / 1000, truncated
+    written = write(work, limit=900 if omitted else 2**20, include=omitted).value or b""
+    model = LabeledReview.model_validate_json(written)
+    assert model.model_dump_json(exclude_none=True).encode() == written
+    assert (model.truncated, model.review_omitted) == (truncated, omitted or None)
 
 
 reviews = st.dictionaries(

@@ -9,7 +9,7 @@ from kafka.record.default_records import DefaultRecordBatchBuilder
 
 from schemas.headers import Headers
 from tests.fakes.works import contents, headers, keys
-from worker.sizes import batch_bytes, content_bytes
+from worker.sizes import batch_bytes, content_bytes, fits
 
 
 def encoded(key: bytes | None, value: bytes | None, own: Headers) -> int:
@@ -37,6 +37,14 @@ def test_a_record_s_batch_is_as_large_as_kafka_makes_it(key: bytes | None, value
 def test_any_lengths(value: int, key: int, count: int) -> None:
     own: Headers = (("name", b"x" * 62),) * count
     assert batch_bytes(b"k" * key, b"v" * value, own) == encoded(b"k" * key, b"v" * value, own)
+
+
+@given(keys, contents, headers(), st.integers(-100, 100))
+@example(None, b"", (("\U0001f600" * 20, None),), -1)
+@example(None, None, (), -1)
+def test_fits_is_exact_where_it_comes_close(key: bytes | None, value: bytes | None, own: Headers, more: int) -> None:
+    limit = encoded(key, value, own) + more
+    assert fits(limit, key, value, own) == (more >= 0)
 
 
 @pytest.mark.parametrize("boundary", [2**6, 2**13, 2**20])
