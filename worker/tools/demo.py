@@ -150,7 +150,7 @@ def _stream(
     sender = Sender(settings.kafka, ledger)
     stack.callback(sender.close)
     stop = threading.Event()
-    view = stack.enter_context(View(console, ledger, lambda: worker.metric("review_worker_lag_records")))
+    view = stack.enter_context(View(console, ledger))
 
     def finished(wanted: int) -> bool:
         view.refresh()

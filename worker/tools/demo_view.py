@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -29,10 +29,9 @@ def percentiles(latencies: Sequence[float]) -> dict[str, float]:
 class View:
     """A context manager; `refresh` may be called as often as wanted."""
 
-    def __init__(self, console: Console, ledger: Ledger, lag: Callable[[], float]) -> None:
+    def __init__(self, console: Console, ledger: Ledger) -> None:
         self._console = console
         self._ledger = ledger
-        self._lag = lag
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = 0.0
         self._before = (time.monotonic(), 0)
@@ -86,5 +85,5 @@ class View:
             "right": f"{ledger.right / max(1, len(ledger.results)):.1%}",
             "per second": f"{self._rate:,.0f}",
             "p50 / p95 / p99": " / ".join(f"{value:,.0f}" for value in latency.values()) + " ms",
-            "lag": f"{self._lag():,.0f}",
+            "lag": f"{max(0, ledger.sent - ledger.done):,}",
         }
