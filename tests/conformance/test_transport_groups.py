@@ -189,6 +189,21 @@ def test_closing_ends_a_poll_that_waits_for_a_drain(world: World) -> None:
     until(lambda: len(second.owned) == 2, second)
 
 
+def test_leaving_is_noticed_at_once_while_a_rebalance_waits_for_somebody_else(world: World) -> None:
+    topic = world.topic(4)
+    first, second = world.joined(topic), world.join(topic)
+    until(lambda: len(second.owned) == 2, first, second)
+    third = world.join(topic)
+    with Polling(first):
+        for _ in range(20):
+            third.poll()  # and second does not answer the call to join again
+        begun = time.monotonic()
+        first.transport.close(5)
+        assert time.monotonic() - begun < 3
+    until(lambda: len(second.owned) == len(third.owned) == 2, second, third)
+    assert time.monotonic() - begun < 6, "it waited for the session to time out"
+
+
 def test_joined_says_whether_it_is_a_member(world: World) -> None:
     topic = world.topic(1)
     first, second = world.joined(topic), world.join(topic)

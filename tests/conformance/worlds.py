@@ -15,9 +15,9 @@ from kafka.admin import MemberToRemove
 
 from schemas.headers import Headers
 from worker.settings import Settings
+from worker.transport import make_transport
 from worker.transport.admin import Admin
 from worker.transport.interface import DeliveryFailed, Offsets, Outgoing, Record, TopicPartition, Transport
-from worker.transport.kafka_python import KafkaPythonTransport
 from worker.transport.memory import MemoryTransport
 from worker.transport.memory_broker import MemoryBroker
 from worker.transport.reader import read
@@ -194,10 +194,10 @@ class KafkaWorld(World):
         self.admin = Admin(self.kafka)
 
     def settings(self, delivery: str = "at_least_once", **kafka: Any) -> Settings:
-        return super().settings(delivery, bootstrap_servers=self.bootstrap, **kafka)
+        return super().settings(delivery, bootstrap_servers=self.bootstrap, client=self.client, **kafka)
 
     def make_transport(self, settings: Settings) -> Transport:
-        return KafkaPythonTransport(settings)
+        return make_transport(settings)
 
     def close(self) -> None:
         super().close()

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 def make_transport(settings: Settings) -> Transport:
     """The transport that `kafka.client` names. Imports the client only now, so that `--help` is instant."""
+    if settings.delivery == "exactly_once":
+        from worker.transport.kafka_python_exactly_once import ExactlyOnceTransport
+
+        return ExactlyOnceTransport(settings)
     from worker.transport.kafka_python import KafkaPythonTransport
 
     return KafkaPythonTransport(settings)

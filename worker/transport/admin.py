@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from kafka import KafkaAdminClient, errors
 from kafka import TopicPartition as KafkaPartition
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec
+from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import OffsetAndMetadata
 
 from worker.settings import KafkaSettings
@@ -21,7 +22,14 @@ from worker.transport.interface import (
     TransportConfigurationError,
     TransportUnavailable,
 )
-from worker.transport.kafka_python_client import client_config, describe_topic, never_create_topics, reaching, retrying
+from worker.transport.kafka_python_client import (
+    client_config,
+    describe_topic,
+    never_create_topics,
+    reaching,
+    result,
+    retrying,
+)
 
 T = TypeVar("T")
 
@@ -71,7 +79,8 @@ class Admin:
         return self._ask(lambda: describe_topic(self._client._manager, name, self._timeout))
 
     def create_topics(self, topics: Sequence[NewTopic]) -> list[str]:
-        """Makes those that do not exist and returns their names once they can be used; never alters one that does."""
+        """Makes those that do not exist and returns their names, once every broker knows all of `topics`; never
+        alters one that exists."""
         created = []
         for topic in topics:
             make = partial(self._client.create_topics, {topic.name: topic.options()}, raise_errors=False)
@@ -80,9 +89,19 @@ class Admin:
                 created.append(topic.name)
             elif answer["error_code"] != errors.TopicAlreadyExistsError.errno:
                 raise TransportConfigurationError(f"topic {topic.name} was not made: {answer['error_message']}")
-        with self._clear_errors():
-            self._client.wait_for_topics(created, timeout_ms=self._timeout * 1000)
+        for broker in self._ask(self._client.describe_cluster)["brokers"]:
+            self._ask(partial(self._check_topics, [topic.name for topic in topics], broker["broker_id"]))
         return created
+
+    def _check_topics(self, names: Sequence[str], broker: int) -> None:
+        """KafkaError where this broker does not know the topics yet, each partition with its leader."""
+        wanted = [MetadataRequest.MetadataRequestTopic(name=name) for name in names]
+        request = MetadataRequest(topics=wanted, allow_auto_topic_creation=False)
+        manager = self._client._manager
+        for topic in result(manager.call_soon(manager.send, request, broker), self._timeout).topics:
+            for code in (topic.error_code, *(partition.error_code for partition in topic.partitions)):
+                if code:
+                    raise errors.for_code(code)(topic.name)
 
     def partitions(self, topic: str) -> list[TopicPartition]:
         """Empty where the topic does not exist."""

@@ -83,7 +83,8 @@ class DeliveryFailed(Exception):
 
 
 class TransactionAborted(Exception):
-    """The transaction was aborted; nothing of it is visible and no offset moved. `recover` comes next."""
+    """The transaction is not known to be committed. `recover` comes next: it settles it, and its offsets tell the
+    outcome, which is all or nothing."""
 
 
 class Listener(Protocol):
@@ -147,14 +148,16 @@ class Transport(Protocol):
         up to the outage deadline. In exactly-once delivery a transaction is begun where none is open."""
 
     def commit_transaction(self, offsets: Offsets, still_owned: Callable[[], bool], timeout: float) -> None:
-        """Exactly once: flushes, then reads group metadata and asks `still_owned` in one step, and commits results
-        and offsets together. Raises TransactionAborted, or TransportFault when fenced. Called from the publish
+        """Exactly once: flushes (so that all is reported to `delivered`), then reads group metadata and asks
+        `still_owned` in one step, and commits results and offsets together. `still_owned` may be called from another
+        thread. Raises TransactionAborted, or TransportFault where another worker took over. Called from the publish
         thread only. Does nothing where no transaction is open and `offsets` is empty."""
 
     def recover(self) -> Offsets:
         """After a failed delivery or an aborted transaction: a new producer, and every owned partition read again
         from its committed offset; returns those. Deliveries of the old producer are no longer reported once it has
-        returned; so hold no lock that `Listener.delivered` takes."""
+        returned; so hold no lock that `Listener.delivered` takes. Not while `send` or `commit_transaction` runs.
+        Waits for a broker up to the outage deadline; then, or where another worker took over, TransportFault."""
 
     def close(self, timeout: float) -> None:
         """Leaves the group and closes both clients, within `timeout` seconds; the listener hears no more. Called

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, errors
 from kafka import TopicPartition as KafkaPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import OffsetAndMetadata
 
 from worker.settings import Settings
 from worker.transport.interface import (
@@ -38,11 +37,12 @@ from worker.transport.kafka_python_client import (
     result,
     to_record,
 )
-from worker.transport.kafka_python_group import free_parked_buffers, mend
+from worker.transport.kafka_python_group import Lookup, committable, free_parked_buffers, leave, mend
 from worker.transport.kafka_python_producer import Producer, open_client
 from worker.transport.start import out_of_range, starting_offsets
 
-LOOKUP_SECONDS = 10.0
+T = TypeVar("T")
+
 POLL_SECONDS = 0.05  # shorter polls in a row never join a group
 LATEST = -1
 PASSING = (  # with the next polls; the last may name a broker that has just left the cluster
@@ -89,6 +89,7 @@ class KafkaPythonTransport:
             )
         never_create_topics(self._consumer._client)
         mend(self._consumer)
+        self._lookup = Lookup(self._consumer)
 
     def topic(self, name: str, timeout: float) -> TopicInfo | None:
         with reaching(self._kafka, timeout):
@@ -134,9 +135,8 @@ class KafkaPythonTransport:
         kafka = self._kafka
         if isinstance(error, errors.OffsetOutOfRangeError):
             partition, offset = next((TopicPartition(*tp), offset) for tp, offset in error.args[0].items())
-            return out_of_range(
-                partition, offset, self.beginning([partition])[partition], self.end([partition])[partition]
-            )
+            first, end = (find([partition])[partition] for find in (self._lookup.beginning, self._lookup.end))
+            return out_of_range(partition, offset, first, end)
         if isinstance(error, errors.FencedInstanceIdError):
             return TransportFault(
                 f"another worker with the instance id {kafka.instance_id} took over in the group {kafka.group_id}"
@@ -157,16 +157,13 @@ class KafkaPythonTransport:
     def _settle(self) -> None:
         """Finds out where to read what was assigned, tells the listener, and only then lets it be fetched."""
         partitions = set(self._unsettled)
-        positions = starting_offsets(partitions, self._kafka.start, self, self._commit_start)
+        positions = starting_offsets(partitions, self._kafka.start, self._lookup, self._lookup.commit)
         for tp, offset in positions.items():
             self._consumer.seek(KafkaPartition(*tp), offset)
         self._unsettled -= partitions
         self._listener.assigned(positions)
         if not self._paused:
             self._consumer.resume(*(KafkaPartition(*tp) for tp in partitions))
-
-    def _commit_start(self, offsets: Offsets) -> None:
-        self._consumer._coordinator.commit_offsets_sync(_committable(offsets), timeout_ms=LOOKUP_SECONDS * 1000)
 
     def pause(self) -> None:
         self._paused = True
@@ -199,7 +196,7 @@ class KafkaPythonTransport:
                 owned = {tp: at for tp, at in offsets.items() if self._consumer._subscription.is_assigned(tp)}
                 if offsets and not owned:
                     raise CommitRefused("these partitions belong to another member now")
-                await self._consumer._coordinator._send_offset_commit_request(_committable(owned))
+                await self._consumer._coordinator._send_offset_commit_request(committable(owned))
                 answer.set_result(None)
             except BaseException as error:
                 answer.set_exception(self._commit_error(error))
@@ -232,55 +229,37 @@ class KafkaPythonTransport:
     def recover(self) -> Offsets:
         self._producer.abandon()
         self._producer = self._open_producer()
-        return self._read_again()
-
-    def _read_again(self) -> Offsets:
-        """Seeks every settled partition to where the group says; waits for a broker up to the outage deadline."""
-        deadline = time.monotonic() + self._kafka.outage_deadline
-        while True:
-            try:
-                owned = {TopicPartition(*tp) for tp in self._consumer.assignment()} - self._unsettled
-                positions = starting_offsets(owned, self._kafka.start, self, self._commit_start)
-                break
-            except (errors.RetriableError, TimeoutError) as error:
-                if time.monotonic() > deadline or self._closing:
-                    raise TransportFault(f"the committed offsets cannot be read: {error}") from error
+        owned = {TopicPartition(*tp) for tp in self._consumer.assignment()} - self._unsettled
+        positions = self._insist(
+            "the committed offsets cannot be read",
+            lambda: starting_offsets(owned, self._kafka.start, self._lookup, self._lookup.commit),
+        )
         for tp, offset in positions.items():
             self._consumer.seek(KafkaPartition(*tp), offset)
         return positions
+
+    def _insist(self, problem: str, call: Callable[[], T]) -> T:
+        """Repeats `call` while no broker answers, up to the outage deadline."""
+        deadline = time.monotonic() + self._kafka.outage_deadline
+        while True:
+            try:
+                return call()
+            except PASSING as error:
+                if time.monotonic() > deadline or self._closing:
+                    raise TransportFault(f"{problem}: {error}") from error
+                time.sleep(0.1)
 
     def close(self, timeout: float) -> None:
         self._closing = True
         if hasattr(self, "_producer"):
             self._producer.abandon()
         if hasattr(self, "_consumer"):
-            options = {"autocommit": False, "timeout_ms": timeout * 1000}
+            deadline = time.monotonic() + timeout
+            leave(self._consumer, timeout / 2)
+            options = {"autocommit": False, "timeout_ms": timeout / 2 * 1000}
             closing = threading.Thread(target=self._consumer.close, kwargs=options, daemon=True)
             closing.start()  # the client joins its own thread without a limit
-            closing.join(timeout)
-
-    # What the rules of the start ask ----------------------------------------------------------------------------
-
-    def partitions(self, topic: str) -> Collection[TopicPartition]:
-        return [TopicPartition(topic, number) for number in self._consumer._cluster.partitions_for_topic(topic) or ()]
-
-    def committed(self, partitions: Collection[TopicPartition]) -> Offsets:
-        asked = [KafkaPartition(*tp) for tp in partitions]
-        found = self._consumer._coordinator.fetch_committed_offsets(asked, timeout_ms=LOOKUP_SECONDS * 1000)
-        return {TopicPartition(*tp): at.offset for tp, at in found.items()}
-
-    def beginning(self, partitions: Collection[TopicPartition]) -> Offsets:
-        found = self._consumer.beginning_offsets([KafkaPartition(*tp) for tp in partitions], LOOKUP_SECONDS * 1000)
-        return {TopicPartition(*tp): offset for tp, offset in found.items()}
-
-    def end(self, partitions: Collection[TopicPartition]) -> Offsets:
-        found = self._consumer.end_offsets([KafkaPartition(*tp) for tp in partitions], LOOKUP_SECONDS * 1000)
-        return {TopicPartition(*tp): offset for tp, offset in found.items()}
-
-    def at_time(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
-        asked = {KafkaPartition(*tp): timestamp for tp in partitions}
-        found = self._consumer.offsets_for_times(asked, LOOKUP_SECONDS * 1000)
-        return {TopicPartition(*tp): at.offset for tp, at in found.items() if at is not None}
+            closing.join(max(0.0, deadline - time.monotonic()))
 
     # On the client's thread -------------------------------------------------------------------------------------
 
@@ -303,7 +282,7 @@ class KafkaPythonTransport:
         offsets = {tp: offset for tp, offset in answer.result().items() if tp in known}
         while offsets and not self._closing and time.monotonic() < deadline:
             try:
-                await self._consumer._coordinator._send_offset_commit_request(_committable(offsets))
+                await self._consumer._coordinator._send_offset_commit_request(committable(offsets))
                 return
             except (errors.RetriableError, errors.RebalanceInProgressError):
                 await self._consumer._net.sleep(0.1)
@@ -334,7 +313,3 @@ class _Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_lost(self, lost: Iterable[KafkaPartition]) -> None:
         await self._transport.on_lost(lost)
-
-
-def _committable(offsets: Offsets) -> dict[KafkaPartition, OffsetAndMetadata]:
-    return {KafkaPartition(*tp): OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()}

@@ -99,22 +99,24 @@ def _ssl_context(kafka: KafkaSettings) -> ssl.SSLContext:
     return context
 
 
-class _LastProblem(logging.Handler):
+class _LastProblem(logging.Filter):
     """Keeps why the client's last attempt to connect failed: its own error says only that the time was up."""
 
     error: BaseException | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
         if record.msg.startswith("Bootstrap connection") and isinstance(record.args, tuple):
             self.error = next((cause for cause in record.args if isinstance(cause, BaseException)), self.error)
+        return False
 
 
 @contextmanager
 def reaching(kafka: KafkaSettings, timeout: float) -> Iterator[None]:
     """Turns what goes wrong while a client of kafka-python is made into one clear line, and silences its log."""
-    log, problem = logging.getLogger("kafka.net.manager"), _LastProblem()
-    log.addHandler(problem)
-    propagated, log.propagate = log.propagate, False
+    log, manager, problem = logging.getLogger("kafka"), logging.getLogger("kafka.net.manager"), _LastProblem()
+    log.setLevel(logging.CRITICAL)
+    manager.setLevel(logging.WARNING)
+    manager.filters.insert(0, problem)
     try:
         yield
     except REFUSALS as error:
@@ -131,8 +133,9 @@ def reaching(kafka: KafkaSettings, timeout: float) -> Iterator[None]:
             ) from error
         raise TransportConfigurationError(f"cannot talk to Kafka at {kafka.bootstrap_servers}: {why}") from error
     finally:
-        log.removeHandler(problem)
-        log.propagate = propagated
+        manager.removeFilter(problem)
+        manager.setLevel(logging.NOTSET)
+        log.setLevel(logging.WARNING)
 
 
 def never_create_topics(client: Any) -> None:

@@ -77,14 +77,14 @@ class Producer:
             client._sender.wakeup()
 
     def flush(self, timeout: float) -> bool:
-        """True once everything sent is reported; False after `timeout` seconds."""
+        """True once everything sent is reported; False after `timeout` seconds or when abandoned."""
         deadline = time.monotonic() + timeout
         while batches := self.client._accumulator._incomplete.all():
             if time.monotonic() > deadline:
                 return False
-            if batches[0].produce_future.wait(max(0.0, deadline - time.monotonic())):
-                time.sleep(0.0005)  # it is done, and about to leave the set; or was split, and others took its place
-        return True
+            if batches[0].produce_future.wait(0.05):  # in slices: a batch that is split never says that it is done
+                time.sleep(0.0005)  # it is about to leave the set
+        return not self._silent
 
     def abandon(self) -> None:
         """Ends it without waiting; nothing is reported once this has returned."""

@@ -209,8 +209,7 @@ class MemoryTransport:
         with broker.changed:
             if self._transaction is None and not offsets:
                 return
-            if broker.producers.get(self._transactional_id) is not self:
-                raise TransportFault(f"another worker with the transactional id {self._transactional_id} took over")
+            self._raise_if_replaced()
             group = broker.group(self._group_id)
             if self._failed or broker.abort_commits or self.member not in group.members or not still_owned():
                 broker.abort_commits = max(0, broker.abort_commits - 1)
@@ -221,6 +220,10 @@ class MemoryTransport:
                 self._transaction = None
             group.committed.update(offsets)
 
+    def _raise_if_replaced(self) -> None:
+        if self._exactly_once and self._broker.producers.get(self._transactional_id) is not self:
+            raise TransportFault(f"another worker with the transactional id {self._transactional_id} took over")
+
     def _abort(self) -> None:
         if self._transaction is not None:
             self._broker.end_transaction(self._transaction, commit=False)
@@ -229,6 +232,7 @@ class MemoryTransport:
     def recover(self) -> Offsets:
         with self._broker.changed:
             self._abort()
+            self._raise_if_replaced()
             self._failed = False
             self._deliveries.clear()
             self._positions.update(
