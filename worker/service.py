@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -22,13 +21,14 @@ from worker.accounting import Accounting
 from worker.configuration import ConfigurationError, unknown_variables
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
+from worker.engine.choice import make_engines
 from worker.health import Health
 from worker.http import HttpServer
 from worker.infer import InferStage
 from worker.logs import configure_logging
 from worker.pipeline import Pipeline
 from worker.publish import ResultWriter
-from worker.settings import EngineSettings, Settings
+from worker.settings import Settings
 from worker.tokenize import TokenizeStage
 from worker.transport import make_transport
 from worker.transport.interface import TopicInfo, Transport, TransportConfigurationError, TransportUnavailable
@@ -136,7 +136,7 @@ class Service:
             decoder = Decoder(settings.input, manifest.recipe)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
-        engines = make_engines(checkpoint, settings.engine)
+        engines = make_engines(checkpoint, settings.engine, log.info)
         for engine in engines:
             engine.warm_up()
             self._metrics.set(m.TOKEN_BUDGET, engine.token_budget)
@@ -189,17 +189,6 @@ class Service:
             os._exit(FAULT)
         log.info("%s: draining", signal.Signals(number).name)
         self._pipeline.drain()
-
-
-def make_engines(checkpoint: Checkpoint, settings: EngineSettings) -> Sequence[Any]:
-    """One engine a device. A simulated one needs no torch, which takes seconds to import."""
-    if settings.device.startswith("simulated"):
-        from worker.engine.simulated import SimulatedEngine
-
-        return [SimulatedEngine(checkpoint.manifest.labels, settings.device, settings.token_budget)]
-    from worker.engine import load_engines
-
-    return load_engines(checkpoint, settings, progress=log.info)
 
 
 class Stopped(BaseException):

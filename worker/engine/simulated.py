@@ -34,7 +34,10 @@ class SimulatedEngine:
         self.device = device
         self.dtype = "none"
         self.token_budget = token_budget or TOKEN_BUDGET
-        self.tokens_per_second = float(rate or TOKENS_PER_SECOND)
+        try:
+            self.tokens_per_second = float(rate or TOKENS_PER_SECOND)
+        except ValueError:
+            raise ValueError(f"engine.device {device!r}: expected simulated:TOKENS_PER_SECOND") from None
 
     def warm_up(self) -> None:
         """Nothing to warm."""

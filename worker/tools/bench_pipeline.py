@@ -135,8 +135,8 @@ def _engine_rate(settings: Settings, texts: list[str]) -> float:
     """Reviews a second of tokenizer and engine alone, in batches of the budget, the second of two rounds."""
     from schemas.recipe import tokenize
     from schemas.store import fetch
+    from worker.engine.choice import make_engines
     from worker.engine.tokenizer import load_tokenizer
-    from worker.service import make_engines
 
     assert settings.checkpoint.ref is not None
     checkpoint = fetch(settings.checkpoint.ref, settings.checkpoint.cache_dir)

@@ -72,7 +72,7 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
     from schemas.store import fetch
     from worker.batching import TokenQueue
     from worker.decode import Decoder
-    from worker.engine import load_engine
+    from worker.engine.choice import make_engines
     from worker.engine.tokenizer import load_tokenizer
     from worker.infer import InferStage
     from worker.metrics import Metrics
@@ -87,7 +87,7 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
     manifest = checkpoint.manifest
     decoder = Decoder(settings.input, manifest.recipe)
     tokenizer = TokenizeStage(load_tokenizer(checkpoint).encode_batch_fast, manifest.recipe)
-    engine = load_engine(checkpoint, settings.engine)
+    engine = make_engines(checkpoint, settings.engine)[0]
     engine.warm_up()
     model = ModelInfo(name=manifest.name, version=manifest.version, digest=manifest.weights_digest)
     infer = InferStage(engine, model, Metrics())
