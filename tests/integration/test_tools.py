@@ -21,6 +21,7 @@ from worker.configuration import ConfigurationError, load_settings
 from worker.dead_letters import DeadLetterWriter
 from worker.settings import KafkaSettings
 from worker.tools.process import COMMAND
+from worker.tools.topics import create
 from worker.transport.admin import Admin
 from worker.transport.interface import Record, TopicInfo, TopicPartition
 from worker.transport.reader import read
@@ -156,6 +157,14 @@ def test_topics_are_made_once_and_what_exists_is_left_alone(bootstrap, topics):
         assert admin.topic(output) == before
 
 
+def test_topics_are_known_to_every_broker_once_they_are_made(local_kafka_factory):
+    kafka = KafkaSettings(bootstrap_servers=local_kafka_factory(nodes=3).bootstrap_servers)
+    with Admin(kafka) as admin:
+        assert [outcome.differences for outcome in create(admin, kafka)] == [{}, {}, {}]
+        found = [admin.topic(kafka.output_topic) for _ in range(10)]  # each time of a broker at random
+    assert [info and (info.replication_factor, info.min_insync_replicas) for info in found] == [(3, 2)] * 10
+
+
 # produce and tail -----------------------------------------------------------------------------------------------
 
 
@@ -270,7 +279,7 @@ def test_replay_restores_every_byte_once(stream, tool):
     assert len(content(stream, topic)) == 5
     assert tool("dead-letters", "list")["waiting"] == 18
     output, errors = finish(start(stream, "dead-letters", "replay", "--json"))  # goes on where the first ended
-    assert json.loads(output)["replayed"] == 18 and f"replayed 18, 18 to {topic}" in errors
+    assert json.loads(output)["replayed"] == 18 and f"replayed 18 to {topic}" in errors
     assert tool("dead-letters", "replay")["replayed"] == 0
     assert replayed(stream, topic) == as_sent(records)
     assert tool("dead-letters", "list")["waiting"] == 0

@@ -46,7 +46,7 @@ def test_an_offset_that_the_partition_holds(offset):
         ("-1", [A], "out of range"),
         ("15", [A, B], "say --topic and --partition"),
         ("yesterday", [A], "not a time such as"),
-        ("2026-05-01T12:00:00", [A], "say which zone"),
+        ("2026-05-01T12:00:00", [A], "say which time zone"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(to, partitions, message):

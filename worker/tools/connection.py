@@ -67,7 +67,7 @@ def parse_time(text: str, option: str) -> datetime:
     except ValueError:
         raise ConfigurationError(f"{option} {text}: not a time such as 2026-05-01T12:00:00Z") from None
     if moment.tzinfo is None:
-        raise ConfigurationError(f"{option} {text}: say which zone, such as {text}Z or {text}+02:00")
+        raise ConfigurationError(f"{option} {text}: say which time zone, as in 2026-05-01T12:00:00Z")
     return moment
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from worker.transport.admin import Admin
 
 dead_letters_app = typer.Typer(no_args_is_help=True, help="Rejected records: what they are, and sending them again.")
-dead_letters_app.command("replay", context_settings=ANY_SETTING)(replay_command)
 
 
 @dead_letters_app.command("list", context_settings=ANY_SETTING)
@@ -92,6 +91,8 @@ def show_command(
 
     Example: review-worker dead-letters show 3-1507
     """
+    if letter.startswith("-"):
+        raise ConfigurationError(f"name the letter first, then settings such as {letter}")
     kafka = load_settings(config, context.args).kafka
     with connected(kafka) as admin:
         partitions = _partitions(admin, kafka)
@@ -112,6 +113,9 @@ def show_command(
         return
     for each in found:
         print(describe(each))
+
+
+dead_letters_app.command("replay", context_settings=ANY_SETTING)(replay_command)
 
 
 def read_letters(kafka: KafkaSettings, start: Offsets, end: Offsets) -> Iterator[Letter]:
@@ -171,9 +175,7 @@ def _source(text: str) -> tuple[str, int, int]:
     try:
         return parse_source(text.encode())
     except ValueError:
-        raise ConfigurationError(
-            f"{text}: neither PARTITION-OFFSET nor TOPIC-PARTITION-OFFSET (settings go behind it)"
-        ) from None
+        raise ConfigurationError(f"{text}: neither PARTITION-OFFSET nor TOPIC-PARTITION-OFFSET") from None
 
 
 def _partitions(admin: Admin, kafka: KafkaSettings) -> list[TopicPartition]:

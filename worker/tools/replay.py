@@ -233,8 +233,8 @@ class Replay:
     def describe(self) -> str:
         """The end of the run in words."""
         self._settle()
-        words = [f"{'would replay' if self._dry_run else 'replayed'} {self._replayed.total():,}"]
-        words += [f"{count:,} to {topic}" for topic, count in self._replayed.items()]
+        sent = [f"{count:,} to {topic}" for topic, count in self._replayed.items()]
+        words = [f"{'would replay' if self._dry_run else 'replayed'} {' and '.join(sent) or 'nothing'}"]
         words += [f"{count:,} refused ({why})" for why, count in self._refused.items()]
         words += [f"{self._not_chosen:,} not chosen"] if self._not_chosen else []
         return ", ".join(words)
