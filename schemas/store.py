@@ -160,8 +160,8 @@ def _download(
             filesystem.get_file(f"{path}/{file}", str(target))
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # each filesystem raises what its client library does
+        raise CheckpointError(f"{path}: {_line(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -182,8 +182,12 @@ def _read(location: str, *, missing_ok: bool) -> bytes | None:
         if missing_ok:
             return None
         raise CheckpointError(f"{location}: missing") from None
-    except OSError as error:
-        raise CheckpointError(f"{location}: {error}") from None
+    except Exception as error:  # each filesystem raises what its client library does
+        raise CheckpointError(f"{location}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _first(error: ValidationError) -> str:
