@@ -20,8 +20,6 @@ from training.models import Classifier, load_classifier
 from training.publish import prepare
 from training.show import progress_bar
 
-LONGEST_IMPORTED = 512
-
 
 def evaluate(
     ref: str, files: Sequence[str], label_column: LabelColumn, skip_bad_rows: bool, console: Console
@@ -50,7 +48,7 @@ def import_model(
     """Publishes an existing classifier, its labels those of its id2label; measured where files are given."""
     prepare(store, name)
     classifier = load_classifier(model)
-    recipe = TextRecipe(template=template, max_length=max_length or min(classifier.longest, LONGEST_IMPORTED))
+    recipe = TextRecipe(template=template, max_length=max_length or classifier.usual_length)
     classifier.require_length(recipe.max_length)
     manifest = draft(name, classifier.labels, recipe, model)
     numbers: dict[str, Any] = {}

@@ -69,8 +69,8 @@ def fit(
         if last_checkpoint(work_dir):
             console.print("the same command with --resume goes on after the last finished epoch")
         raise
-    with console.status("calibrating and measuring"):
-        calibration, served, raw = _measure(classifier, parts, options, dataset.labels)
+    calibration, served, raw = _measure(classifier, parts, options, dataset.labels, console)
+    with console.status("measuring the baseline"):
         baseline = {
             "majority": quality.majority(list(dataset.counts(parts.train).values()), _truth(parts.test)),
             "bag_of_words": quality.bag_of_words(parts.train, parts.test),
@@ -212,22 +212,24 @@ def _train(
 
 
 def _measure(
-    classifier: Classifier, parts: Parts, options: FitOptions, labels: list[str]
+    classifier: Classifier, parts: Parts, options: FitOptions, labels: list[str], console: Console
 ) -> tuple[Calibration, Metrics, Metrics]:
     """Calibrates on validation rows, in place; metrics of the test rows as served and before."""
-    logits = {
-        part: classifier.logits(classifier.tokens(options.recipe, [example.text for example in examples]))
-        for part, examples in (("validation", parts.validation), ("test", parts.test))
-    }
-    if not all(np.isfinite(values).all() for values in logits.values()):
+    examples = parts.validation + parts.test
+    tokens = classifier.tokens(options.recipe, [example.text for example in examples])
+    with progress_bar(console) as progress:
+        task = progress.add_task("measuring", total=len(tokens), note="")
+        logits = classifier.logits(tokens, lambda rows: progress.advance(task, rows))
+    if not np.isfinite(logits).all():
         raise InputError("training diverged: the model gives no finite numbers; lower --learning-rate")
+    validation, test = logits[: len(parts.validation)], logits[len(parts.validation) :]
     calibration = Calibration(1.0, (0.0,) * len(labels))
     if options.calibrate:
-        calibration = calibrate(logits["validation"], _truth(parts.validation))
+        calibration = calibrate(validation, _truth(parts.validation))
         classifier.fold(calibration)
     truth = _truth(parts.test)
-    served = quality.measure(quality.softmax(calibration.apply(logits["test"])), truth, labels)
-    return calibration, served, quality.measure(quality.softmax(logits["test"]), truth, labels)
+    served = quality.measure(quality.softmax(calibration.apply(test)), truth, labels)
+    return calibration, served, quality.measure(quality.softmax(test), truth, labels)
 
 
 def _rows(classifier: Classifier, recipe: TextRecipe, examples: Sequence[Example]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from training.errors import InputError
 
 HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
 TOKENS_PER_BATCH = 8192
+TEXTS_PER_CHUNK = 10_000  # encodings are a hundred times larger than their ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,16 @@ class Classifier:
     def longest(self) -> int:
         """Most tokens the model can read, special ones included."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
-        return min(int(limit) for limit in (self.tokenizer.model_max_length, positions) if limit)
+        if not positions:
+            return int(self.tokenizer.model_max_length)
+        table = [module for name, module in self.model.named_modules() if name.endswith("position_embeddings")]
+        padding = getattr(table[0], "padding_idx", None) if table else None
+        return int(positions) - (0 if padding is None else padding + 1)  # RoBERTa counts on from the padding's position
+
+    @property
+    def usual_length(self) -> int:
+        """Tokens that its makers meant it to read, at most 512."""
+        return int(min(self.longest, self.tokenizer.model_max_length, 512))
 
     def require_length(self, max_length: int) -> None:
         if max_length > self.longest:
@@ -48,7 +58,8 @@ class Classifier:
 
         tokenizer = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
         configure(tokenizer, recipe)
-        return tokenize(tokenizer.encode_batch, recipe, texts)
+        chunks = (texts[start : start + TEXTS_PER_CHUNK] for start in range(0, len(texts), TEXTS_PER_CHUNK))
+        return [tokens for chunk in chunks for tokens in tokenize(tokenizer.encode_batch, recipe, chunk)]
 
     def logits(self, tokens: Sequence[Tokens], advance: Callable[[int], None] = lambda rows: None) -> np.ndarray:
         """float32 logits (rows, labels) in the order of `tokens`; `advance` is told the rows of each batch done."""
