@@ -21,8 +21,9 @@ from worker.configuration import ConfigurationError, load_settings
 from worker.dead_letters import DeadLetterWriter
 from worker.settings import KafkaSettings
 from worker.tools.process import COMMAND
+from worker.tools.replay import KEPT_MS
 from worker.tools.topics import create
-from worker.transport.admin import Admin
+from worker.transport.admin import Admin, NewTopic
 from worker.transport.interface import Record, TopicInfo, TopicPartition
 from worker.transport.reader import read
 from worker.transport.writer import TopicWriter
@@ -328,6 +329,19 @@ def test_a_letter_from_a_topic_that_is_gone_is_named_and_waits(stream, tool):
     with pytest.raises(ConfigurationError, match=f"dead letter 0-0 is from topic '{gone}', which is gone: give --to"):
         tool("dead-letters", "replay")
     assert tool("dead-letters", "replay", "--to", stream["kafka.input_topic"])["replayed"] == 1
+
+
+def test_what_was_replayed_is_known_for_longer_than_brokers_keep_offsets(local_kafka_factory):
+    servers = local_kafka_factory(properties={"offsets.retention.check.interval.ms": "100"}).bootstrap_servers
+    short, long = TopicPartition("t", 0), TopicPartition("t", 1)
+    with Admin(KafkaSettings(bootstrap_servers=servers)) as admin:
+        admin.create_topics([NewTopic("t", 2, 1)])
+        admin.commit("g", {long: 3}, {long: "note"}, keep_ms=KEPT_MS)
+        admin.commit("g", {short: 3}, keep_ms=1)
+        deadline = time.monotonic() + 30
+        while short in admin.committed("g"):  # the broker does what the commit asks for
+            assert time.monotonic() < deadline
+        assert admin.notes("g") == {long: "note"}
 
 
 # Offsets ----------------------------------------------------------------------------------------------------------

@@ -58,8 +58,10 @@ class Cluster:
     def notes(self, group: str) -> Mapping[TopicPartition, str]:
         return self.kept_notes
 
-    def commit(self, group: str, offsets: dict[TopicPartition, int], notes: Mapping[TopicPartition, str]) -> None:
-        assert group == "g.replay"
+    def commit(
+        self, group: str, offsets: dict[TopicPartition, int], notes: Mapping[TopicPartition, str], keep_ms: int
+    ) -> None:
+        assert group == "g.replay" and keep_ms > 365 * 86_400_000
         self.commits, self.kept_notes = offsets, notes
 
     def read(self, kafka: KafkaSettings, start: Offsets, end: Offsets, timeout: float) -> Iterator[list[Record]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from worker.transport.admin import Admin
     from worker.transport.writer import TopicWriter
 
+KEPT_MS = 10 * 365 * 86_400_000  # letters outlive the 7 days that brokers keep offsets of a group without members
 COMMIT_SECONDS = 2.0  # what an interrupted run repeats at worst
 NAMED = 10  # refused letters of a kind that are named; the rest are counted
 
@@ -228,7 +229,8 @@ class Replay:
         self._settle()
         found = {tp: progress.to_commit() for tp, progress in self._progress.items()}
         offsets = {tp: offset for tp, (offset, _) in found.items()}
-        self._admin.commit(progress_group(self._kafka), offsets, {tp: note for tp, (_, note) in found.items()})
+        notes = {tp: note for tp, (_, note) in found.items()}
+        self._admin.commit(progress_group(self._kafka), offsets, notes, KEPT_MS)
 
     def describe(self) -> str:
         """The end of the run in words."""

@@ -136,12 +136,34 @@ class Admin:
         found = self._ask(lambda: self._client.list_group_offsets({group: None}))[group]
         return {TopicPartition(*tp): at for tp, at in found.items()}
 
-    def commit(self, group: str, offsets: Offsets, notes: Mapping[TopicPartition, str] | None = None) -> None:
+    def commit(
+        self,
+        group: str,
+        offsets: Offsets,
+        notes: Mapping[TopicPartition, str] | None = None,
+        keep_ms: int | None = None,
+    ) -> None:
         """Sets a group's offsets, with a note beside each (Kafka takes 4096 bytes unless set otherwise).
+
+        They are kept for `keep_ms`, or, while the group has no members, for as long as the broker is set to (7 days).
         TransportConfigurationError while the group has members."""
-        notes = notes or {}
+        notes, client = notes or {}, self._client
         asked = {KafkaPartition(*tp): OffsetAndMetadata(at, notes.get(tp, ""), -1) for tp, at in offsets.items()}
-        answers = self._ask(lambda: self._client.alter_group_offsets(group, asked))
+
+        async def alter() -> dict[KafkaPartition, type[Exception]]:
+            """As the client's own `alter_group_offsets`, which takes no time to keep them."""
+            request = client._alter_group_offsets_request(group, asked)
+            if keep_ms is not None:
+                request.retention_time_ms, request._max_version = keep_ms, 4  # the last version that has it
+            coordinator = await client._find_coordinator_id(group)
+            response = await client._manager.send(request, node_id=coordinator)
+            answers: dict[KafkaPartition, type[Exception]] = client._alter_group_offsets_process_response(response)
+            for error in answers.values():
+                if issubclass(error, errors.RetriableError):
+                    raise error(group)
+            return answers
+
+        answers = self._ask(lambda: client._manager.run(alter))
         refused = {f"{tp.topic}-{tp.partition}": e for tp, e in answers.items() if e is not errors.NoError}
         if refused:
             name, error = next(iter(refused.items()))
