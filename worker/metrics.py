@@ -24,7 +24,7 @@ TOKENS = (8, 16, 32, 64, 96, 128, 160, 192, 256, 384, 512)
 BATCH_TOKENS = (64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Declaration:
     """One metric. `name` is without prefix, and for counters without `_total`."""
 

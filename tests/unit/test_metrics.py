@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -153,15 +155,25 @@ def test_label_values_are_escaped() -> None:
     assert series(metrics, m.CONSUMED) == {(PREFIX + "consumed_records_total", (("topic", nasty),)): 1.0}
 
 
+@pytest.fixture
+def hurried_threads() -> Iterator[None]:
+    """Threads take turns so often that an unguarded read and write come apart."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hurried_threads")
 def test_counters_only_rise_and_lose_nothing_under_threads() -> None:
-    metrics, rounds, threads = Metrics(), 2000, 4
+    metrics, rounds, threads = Metrics(), 20_000, 4
     begin = threading.Barrier(threads + 1)
 
     def count(number: int) -> None:
         begin.wait(10)
         for _ in range(rounds):
             metrics.add(m.CONSUMED, 1, "shared")
-            metrics.add(m.TRUNCATED, 1)
+        for _ in range(rounds // 20):
             metrics.add(m.COMMITS, 1, f"of thread {number}")
             metrics.observe(m.RECORD_SECONDS, [0.001])
 
@@ -178,5 +190,6 @@ def test_counters_only_rise_and_lose_nothing_under_threads() -> None:
     for thread in running:
         thread.join(10)
     total = threads * rounds
-    assert metrics.value(m.CONSUMED) == metrics.value(m.TRUNCATED) == metrics.value(m.COMMITS) == total
-    assert series(metrics, m.RECORD_SECONDS)[PREFIX + "record_seconds_count", ()] == total
+    assert metrics.value(m.CONSUMED) == total
+    assert metrics.value(m.COMMITS) == total // 20
+    assert series(metrics, m.RECORD_SECONDS)[PREFIX + "record_seconds_count", ()] == total // 20
