@@ -23,7 +23,7 @@ from worker.tools.offsets import offsets_app
 from worker.tools.produce import produce_command
 from worker.tools.tail import tail_command
 from worker.tools.topics import topics_app
-from worker.transport.interface import TransportConfigurationError, TransportUnavailable
+from worker.transport.interface import TransportConfigurationError, TransportFault, TransportUnavailable
 
 MISTAKES = (
     CheckpointError,
@@ -100,3 +100,6 @@ def main() -> None:
     except MISTAKES as error:
         print(f"review-worker: {error}", file=sys.stderr)
         sys.exit(2)
+    except TransportFault as error:
+        print(f"review-worker: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -29,6 +29,7 @@ from worker.logs import configure_logging
 from worker.pipeline import Pipeline
 from worker.publish import ResultWriter
 from worker.settings import Settings
+from worker.sizes import HEADER_ROOM
 from worker.tokenize import TokenizeStage
 from worker.transport import make_transport
 from worker.transport.interface import TopicInfo, Transport, TransportConfigurationError, TransportUnavailable
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 DRAINED, FAULT, MISCONFIGURED, TRIPPED = 0, 1, 2, 3
 CLOSE_SECONDS = 5.0
-DEAD_LETTER_ROOM = 64 * 1024  # what our headers may add to a record
 
 
 class Service:
@@ -118,10 +118,10 @@ class Service:
                 f"dead-letter topic {kafka.dead_letter_topic!r} is compacted: Kafka would drop letters of equal keys"
             )
         largest = max(found[name].max_message_bytes for name in kafka.input_topics)
-        if dead_letters.max_message_bytes < largest + DEAD_LETTER_ROOM:
+        if dead_letters.max_message_bytes < largest + HEADER_ROOM:
             log.warning(
                 "%s takes %d bytes a message, %d of the input and our headers may come: large values will be left out",
-                kafka.dead_letter_topic, dead_letters.max_message_bytes, largest + DEAD_LETTER_ROOM,
+                kafka.dead_letter_topic, dead_letters.max_message_bytes, largest + HEADER_ROOM,
             )  # fmt: skip
         return found[kafka.output_topic], dead_letters
 

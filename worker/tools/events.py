@@ -14,8 +14,15 @@ def read_events(path: str, *, skip_bad_rows: bool, bad: list[str]) -> Iterator[t
     for row in read_rows(path):
         if isinstance(row, BadRow):
             note_bad_row(f"{row.place}: {row.cause}", skip_bad_rows=skip_bad_rows, bad=bad)
+            continue
+        try:
+            event = event_of(row)
+        except UnicodeEncodeError:
+            note_bad_row(
+                f"{row.place}: half of a surrogate pair, no Unicode text", skip_bad_rows=skip_bad_rows, bad=bad
+            )
         else:
-            yield row, event_of(row)
+            yield row, event
 
 
 def note_bad_row(problem: str, *, skip_bad_rows: bool, bad: list[str]) -> None:

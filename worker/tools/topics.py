@@ -11,6 +11,7 @@ import typer
 
 from worker.configuration import load_settings
 from worker.settings import KafkaSettings
+from worker.sizes import HEADER_ROOM
 from worker.tools.connection import ANY_SETTING, AsJson, Config, connected, existing
 from worker.transport.interface import TopicInfo
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 PARTITIONS = 12
 REPLICATION = 3
 DAY_MS = 86_400_000
-ROOM = 64 * 1024  # what we add to a message of the input at most
 LARGEST = 2**31 - 1  # Kafka's limit for a topic's message limit
 
 SETTINGS = {  # name in Kafka: name here
@@ -89,7 +89,7 @@ def create(admin: Admin, kafka: KafkaSettings) -> list[Outcome]:
     sane = sane_input([info for info in found.values() if info], admin.brokers())
     outcomes = [_ensure(admin, kafka, name, sane, is_input=True) for name in kafka.input_topics]
     limit = max(outcome.info.max_message_bytes for outcome in outcomes)
-    sane = replace(sane, max_message_bytes=min(limit + ROOM, LARGEST))
+    sane = replace(sane, max_message_bytes=min(limit + HEADER_ROOM, LARGEST))
     outcomes.append(_ensure(admin, kafka, kafka.output_topic, sane))
     outcomes.append(_ensure(admin, kafka, kafka.dead_letter_topic, replace(sane, retention_ms=30 * DAY_MS)))
     return outcomes
