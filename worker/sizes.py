@@ -9,9 +9,7 @@ from __future__ import annotations
 from schemas.headers import Headers
 
 BATCH_HEADER = 61
-HEADER_ROOM = (
-    64 * 1024
-)  # what our headers and fields may add to a record: output topics take so much more than the input
+HEADER_ROOM = 64 * 1024  # what we may add to a record: output topics take so much more than the input
 
 
 def batch_bytes(key: bytes | None, value: bytes | None, headers: Headers) -> int:
