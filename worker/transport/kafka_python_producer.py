@@ -67,7 +67,8 @@ class Producer:
             client._wait_on_metadata(record.topic, client.config["max_block_ms"])
         with accumulator._tp_lock(partition):
             batches = accumulator._batches[partition]
-            opened = not (batches and batches[-1].take(record))
+            last = batches[-1] if batches else None
+            opened = not (isinstance(last, _Batch) and last.take(record))  # those of a split are the client's own, full
             if opened:
                 batch = _Batch(partition, self)
                 batch.take(record)
