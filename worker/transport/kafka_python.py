@@ -126,10 +126,15 @@ class KafkaPythonTransport:
         return [to_record(record) for batch in batches.values() for record in batch]
 
     def _poll_client(self, timeout: float) -> dict[KafkaPartition, list[Any]]:
+        before = self.positions()
         try:
             return dict(self._consumer.poll(timeout_ms=int(timeout * 1000)))
         except errors.NoOffsetForPartitionError:
             return {}  # of a partition that is yet to be settled
+        except BaseException:  # then the client may have passed over records without returning them
+            for tp in before.keys() & self.positions().keys():
+                self._consumer.seek(KafkaPartition(*tp), before[tp])
+            raise
 
     def _fault(self, error: Exception) -> Exception:
         kafka = self._kafka
