@@ -1,6 +1,7 @@
 """The packed engine gives what the stock padded model gives, in whatever company a review comes."""
 
 import json
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from schemas.store import Checkpoint, CheckpointError, digest
 from worker.engine import Engine, attention, load_engine, load_engines
 from worker.engine.attention import Batch
 from worker.engine.packing import Slots, pack
+from worker.faults import DeviceFault, OutOfMemory
 from worker.settings import EngineSettings
 
 LONGEST = 40
@@ -185,6 +187,34 @@ def test_self_test_tells_a_device_that_answers_differently(checkpoint: Checkpoin
     assert engine.self_test() and engine.tokens_per_second > 0
     engine._forward._model._classifier[1].add_(torch.tensor([0.0, 1.0]))
     assert not engine.self_test()
+
+
+@pytest.mark.parametrize("message", ["CUDA out of memory", "DefaultCPUAllocator: not enough memory"])
+def test_out_of_memory_says_so_and_lets_go_of_what_the_batch_held(checkpoint: Checkpoint, message: str) -> None:
+    engine = load_engine(checkpoint, FLOAT32)
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def model(batch: Batch) -> torch.Tensor:
+        activation = torch.empty(100)
+        held.append(weakref.ref(activation))
+        raise (torch.OutOfMemoryError if "CUDA" in message else RuntimeError)(message)
+
+    engine._forward._model = model
+    with pytest.raises(OutOfMemory) as caught:
+        engine.classify([[1, 2]])
+    assert held[0]() is None, "a retry would find the memory still taken"
+    del caught
+
+
+def test_a_lost_device_is_no_records_fault(checkpoint: Checkpoint) -> None:
+    engine = load_engine(checkpoint, FLOAT32)
+
+    def model(batch: Batch) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine._forward._model = model
+    with pytest.raises(DeviceFault):
+        engine.classify([[1, 2]])
 
 
 def test_shrink_stops_at_one_longest_review(checkpoint: Checkpoint) -> None:

@@ -20,6 +20,7 @@ class CpuForward:
     """A `Forward` of engine.py, shared by all engines of the processor."""
 
     device = "cpu"
+    engines = 1
 
     def __init__(
         self, model: Model, cores: Cores, dtype: torch.dtype, vocabulary: int, parameters: int, most_tokens: int

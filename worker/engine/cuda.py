@@ -39,6 +39,8 @@ class Graph:
 class CudaForward:
     """A `Forward` of engine.py."""
 
+    engines = 2
+
     def __init__(
         self, model: Model, device: torch.device, dtype: torch.dtype, vocabulary: int, parameters: int, most_tokens: int
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,7 @@ def translated_faults() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the very memory that the next try needs
         raise OutOfMemory(str(error).partition("\n")[0]) from error
     except torch.AcceleratorError as error:  # the context is lost: every later call on the device fails too
         raise DeviceFault(str(error).partition("\n")[0]) from error
@@ -29,6 +31,7 @@ def translated_faults() -> Iterator[None]:
             or "not enough memory" in message
             or "could not create a memory" in message
         ):
+            traceback.clear_frames(error.__traceback__)
             raise OutOfMemory(message) from error
         if "CUDA error" in message or "CUBLAS_STATUS" in message or "CUDNN_STATUS" in message:
             raise DeviceFault(message) from error
@@ -53,7 +56,8 @@ def devices(wanted: str) -> list[torch.device]:
 def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
     """The type that a setting names; `auto` is the fastest that keeps the labels.
 
-    That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX.
+    That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX (8 times
+    float32's rate) or AVX512-BF16 (twice). tests/benchmarks/equality.py shows that it keeps the labels.
     """
     if wanted != "auto":
         chosen: torch.dtype = getattr(torch, wanted)
@@ -62,5 +66,5 @@ def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = torch.cpu._is_amx_tile_supported()
+        native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32

@@ -28,6 +28,8 @@ class Forward(Protocol):
     parameters: int
     tolerance: float
     """By how much a probability may differ between two runs of one text in different company."""
+    engines: int
+    """How many engines share its speed; 1 where each has a part of the device to itself."""
     most_tokens: int
     """What the device's memory allows in one batch."""
     measured: tuple[int, float] | None
@@ -95,11 +97,12 @@ class Engine:
             self._forward.warm_up()
             if not self._fixed:
                 self.token_budget = best_budget(self._seconds, self.longest, min(MOST, self._forward.most_tokens))
-            self._forward.measured = self.token_budget, self.token_budget / self._seconds(self.token_budget)
+            rate = self.token_budget / self._seconds(self.token_budget) / self._forward.engines
+            self._forward.measured = self.token_budget, rate
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
-        rate = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
-        self._progress(f"{self.device} in {self.dtype}: {rate}")
+        speed = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
+        self._progress(f"{self.device} in {self.dtype}: {speed}")
 
     def self_test(self) -> bool:
         """Whether the device still gives what it gave at warm-up for the same texts."""

@@ -32,15 +32,16 @@ Progress = Callable[[str], None]
 def load_engines(
     checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None
 ) -> list[Engine]:
-    """The engines of every device that the settings name, not yet warm: one a core of the processor, sharing one model.
+    """The engines of every device that the settings name, not yet warm: one a core of the processor, two a GPU.
 
-    Each is to be called by a thread of its own. CheckpointError where the checkpoint is no classifier that can be
-    served or does not fit beside what is loaded already; ValueError where the settings name a device there is not.
+    Those of a device share one model; each is to be called by a thread of its own. CheckpointError where the checkpoint
+    is no classifier that can be served or does not fit beside what is loaded already; ValueError where the settings
+    name a device there is not.
     """
     return [
         engine
         for device in devices(settings.device)
-        for engine in _on(device, checkpoint, settings, cores() if device.type == "cpu" else 1, progress)
+        for engine in _on(device, checkpoint, settings, cores() if device.type == "cpu" else 2, progress)
     ]
 
 

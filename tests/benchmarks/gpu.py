@@ -1,0 +1,227 @@
+"""The engine on a GPU, in one command, on a machine with only torch, transformers and numpy: random weights will do.
+
+    python tests/benchmarks/gpu.py [--lengths FILE] [--seconds 5] [--profile]
+
+NOT YET RUN: no GPU was lent while this and worker/engine/cuda.py were written. What it says first is whether the packed
+forward, the CUDA graphs and the staging give the stock model's answers there; the speeds after it count only if so.
+Target on an H200, BERT base, bf16: at least 60 % of the rate of a bf16 square of 8192 and 50,000 reviews/s.
+The last line of standard output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from worker.engine.bert import PackedBert, random_weights
+from worker.engine.cuda import CudaForward
+from worker.engine.engine import Engine
+from worker.engine.packing import pack, split
+from worker.engine.spec import BertSpec, products
+
+REPOSITORY = Path(__file__).parents[2]
+SPEC = BertSpec()
+LONGEST = 150
+BUDGETS = (8192, 16_384, 32_768, 65_536, 131_072)
+DEVICE = torch.device("cuda", 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default=str(REPOSITORY / "worker/tools/review_lengths.json"))
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--profile", action="store_true", help="print the kernels that take the time")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("no GPU that torch can use")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    say(f"{torch.cuda.get_device_name(DEVICE)}, torch {torch.__version__}, C compiler: {compiler or 'none'}")
+    reviews = made_up(arguments.lengths)
+    weights = random_weights(SPEC)
+    forward = on_gpu(weights, torch.bfloat16)
+    equality = check(reviews[:512])
+    say(f"equality: {equality}")
+    square = square_rate()
+    say(f"bf16 square of 8192: {square / 1e12:.0f} TFLOP/s")
+    operations = sum(2.0 * outputs * inputs * times for (outputs, inputs), times in products(SPEC).items())
+    mean = statistics.mean(map(len, reviews))
+    rates = {}
+    for budget in BUDGETS:
+        for threads in (1, 2):
+            rate = tokens_per_second(forward, reviews, budget, threads, arguments.seconds)
+            rates[budget, threads] = rate
+            say(f"{budget:,} tokens, {threads} threads: {rate / mean:,.0f} reviews/s, "
+                f"{rate * operations / square:.1%} of the square's rate")  # fmt: skip
+    budget, threads = max(rates, key=lambda key: rates[key])
+    best = rates[budget, threads]
+    single = {
+        "graph": latency(forward, reviews[0]),
+        "eager": latency(on_gpu(weights, torch.bfloat16, graphs=False), reviews[0]),
+    }
+    say(f"one review: {single} ms")
+    sorted_padded = padded_rate(weights, reviews[:8192])
+    say(f"transformers in bf16, sorted, padded: {sorted_padded:,.0f} reviews/s")
+    if arguments.profile:
+        profile(forward, reviews, budget)
+    print(json.dumps({
+        "device": torch.cuda.get_device_name(DEVICE), "torch": torch.__version__, "equality": equality,
+        "square_tflops": round(square / 1e12, 1), "engine_tflops": round(best * operations / 1e12, 1),
+        "share_of_square": round(best * operations / square, 3), "reviews_per_second": round(best / mean),
+        "token_budget": budget, "threads": threads, "mean_tokens": round(mean, 1), "one_review_ms": single,
+        "sorted_padded_reviews_per_second": round(sorted_padded),
+    }))  # fmt: skip
+
+
+def on_gpu(weights: dict[str, torch.Tensor], dtype: torch.dtype, graphs: bool = True) -> CudaForward:
+    model = PackedBert(SPEC, weights, DEVICE, dtype)
+    forward = CudaForward(model, DEVICE, dtype, SPEC.vocabulary, 0, max(BUDGETS))
+    if graphs:
+        forward.warm_up()
+    return forward
+
+
+def engine_of(forward: CudaForward, budget: int) -> Engine:
+    return Engine(forward, ["negative", "positive"], LONGEST, budget)
+
+
+def check(reviews: list[list[int]]) -> dict[str, float]:
+    """Largest differences of probabilities, under weights large enough to make them differ from review to review.
+
+    bf16 and float32 here against the stock padded model in float32; graphs against the same kernels launched one by
+    one, with one, few and most sequences, each after a batch of another shape.
+    """
+    weights = {name: tensor * 5 if tensor.ndim == 2 else tensor for name, tensor in random_weights(SPEC).items()}
+    reference = stock(weights, torch.float32)
+    expected = torch.cat([reference(reviews[i : i + 64]) for i in range(0, len(reviews), 64)]).numpy()
+    exact = engine_of(on_gpu(weights, torch.float32), 4096).classify(reviews)
+    forward, eager = on_gpu(weights, torch.bfloat16), on_gpu(weights, torch.bfloat16, graphs=False)
+    bf16 = engine_of(forward, 4096).classify(reviews)
+    worst = 0.0
+    for batch in ([reviews[0]], reviews[:5], reviews[:24], [[7]] * 100, [reviews[1]], reviews[:60]):
+        worst = max(worst, float(np.abs(forward(pack(batch)) - eager(pack(batch))).max()))
+    return {
+        "spread": float(np.ptp(expected[:, 0])),
+        "float32": float(np.abs(exact - expected).max()),
+        "bfloat16": float(np.abs(bf16 - expected).max()),
+        "bfloat16_agreement": float((bf16.argmax(1) == expected.argmax(1)).mean()),
+        "graphs_against_eager": worst,
+    }
+
+
+def stock(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
+    """Hugging Face's own model: padded sequences → probabilities on the CPU."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    model = BertForSequenceClassification(BertConfig(vocab_size=SPEC.vocabulary))
+    model.load_state_dict(weights, strict=False)
+    model = model.to(DEVICE, dtype).eval()
+
+    @torch.inference_mode()
+    def run(sequences: list[list[int]]) -> torch.Tensor:
+        width = max(map(len, sequences))
+        mask = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
+        ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences])
+        logits = model(input_ids=ids.to(DEVICE), attention_mask=mask.to(DEVICE)).logits
+        return logits.float().softmax(-1).cpu()
+
+    return run
+
+
+def square_rate() -> float:
+    a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(10):
+        a @ b
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(50):
+        a @ b
+    end.record()
+    torch.cuda.synchronize()
+    return 50 * 2 * 8192**3 / (begin.elapsed_time(end) / 1e3)
+
+
+def tokens_per_second(
+    forward: CudaForward, reviews: list[list[int]], budget: int, threads: int, seconds: float
+) -> float:
+    """Of as many engines on one model as there are threads, packing included, answers back on the host."""
+    batches = [reviews[part] for part in split([len(review) for review in reviews], budget)][:-1]
+    engines = [engine_of(forward, budget) for _ in range(threads)]
+    for engine in engines:
+        engine.classify(batches[0])
+    done = [0] * threads
+    stop = time.perf_counter() + seconds
+
+    def run(number: int) -> None:
+        index = number
+        while time.perf_counter() < stop:
+            batch = batches[index % len(batches)]
+            engines[number].classify(batch)
+            done[number] += sum(map(len, batch))
+            index += threads
+
+    begin = time.perf_counter()
+    workers = [threading.Thread(target=run, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(done) / (time.perf_counter() - begin)
+
+
+def latency(forward: CudaForward, review: list[int]) -> float:
+    engine = engine_of(forward, 4096)
+    took = []
+    for _ in range(200):
+        begin = time.perf_counter()
+        engine.classify([review])
+        took.append(time.perf_counter() - begin)
+    return round(statistics.median(took) * 1e3, 3)
+
+
+def padded_rate(weights: dict[str, torch.Tensor], reviews: list[list[int]]) -> float:
+    model = stock(weights, torch.bfloat16)
+    ordered = sorted(reviews, key=len, reverse=True)
+    best = 0.0
+    for size in (64, 256, 1024):
+        model(ordered[:size])
+        begin = time.perf_counter()
+        for first in range(0, len(ordered), size):
+            model(ordered[first : first + size])
+        best = max(best, len(ordered) / (time.perf_counter() - begin))
+    return best
+
+
+def profile(forward: CudaForward, reviews: list[list[int]], budget: int) -> None:
+    batch = reviews[next(iter(split([len(review) for review in reviews], budget)))]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        engine_of(forward, budget).classify(batch)
+    say(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=25))
+
+
+def made_up(path: str) -> list[list[int]]:
+    """Reviews of random tokens, of the lengths counted in the file, in random order; a few hundred thousand tokens."""
+    counts = json.loads(Path(path).read_text())["reviews_of_each_length"]
+    random = np.random.default_rng(0)
+    lengths = [min(int(length), LONGEST) for length, count in counts.items() for _ in range(count)] * 3
+    random.shuffle(lengths)
+    return [random.integers(1000, SPEC.vocabulary, length).tolist() for length in lengths]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
