@@ -118,6 +118,15 @@ def test_other_architectures_run_packed_where_they_can(tmp_path: Path, name: str
     assert 1e-5 < np.abs(low.classify(sequences) - expected).max() < 0.2
 
 
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "DebertaV2"])
+def test_a_checkpoint_may_vanish_or_change_once_it_is_loaded(tmp_path: Path, name: str) -> None:
+    engine = load_engine(make_checkpoint(tmp_path, name), FLOAT32)
+    before = engine.classify(reviews([5, 9]))
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    assert (engine.classify(reviews([5, 9])) == before).all()
+
+
 def test_engines_of_the_processor_answer_at_once(checkpoint: Checkpoint, engine: Engine) -> None:
     engines = load_engines(checkpoint, FLOAT32)
     batches = [reviews([3 + seed % 5, LONGEST, 9, seed % 30 + 1], seed) for seed in range(40)]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from worker.engine.attention import Batch, attend, attend_first
 from worker.engine.linear import Linear, prepare
-from worker.engine.spec import BertSpec
+from worker.engine.spec import Activation, BertSpec
 
 Weights = Mapping[str, torch.Tensor]
 WeightAndBias = tuple[torch.Tensor, torch.Tensor]
@@ -97,7 +97,7 @@ class AfterAttention:
     def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
         self._out = _stacked(weights, f"{name}.attention.output.dense")
         self._norm = Norm(weights, f"{name}.attention.output.LayerNorm", spec.epsilon)
-        self._up = prepare(*_part(weights, f"{name}.intermediate.dense"), spec.activation)
+        self._up = _stacked(weights, f"{name}.intermediate.dense", activation=spec.activation)
         self._down = _stacked(weights, f"{name}.output.dense")
         self._last_norm = Norm(weights, f"{name}.output.LayerNorm", spec.epsilon)
 
@@ -130,11 +130,12 @@ def _part(weights: Weights, name: str) -> WeightAndBias:
     return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
-def _stacked(weights: Weights, *names: str) -> Linear:
+def _stacked(weights: Weights, *names: str, activation: Activation | None = None) -> Linear:
     parts = [_part(weights, name) for name in names]
-    return prepare(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
+    return prepare(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]), activation)
 
 
 def _placed(name: str, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     exact = "LayerNorm" in name or name.startswith(("bert.pooler", "classifier"))
-    return tensor.to(device, torch.float32 if exact else dtype)
+    # What was read from a file may still be the file: a copy is not, and stays whatever becomes of the file.
+    return tensor.to(device, torch.float32 if exact else dtype, copy=tensor.ndim == 1 or "encoder" not in name)

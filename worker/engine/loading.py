@@ -88,6 +88,10 @@ def _model(
     path = checkpoint.directory / WEIGHTS
     longest = checkpoint.manifest.recipe.max_length
     spec = bert_spec(config)
+    if path.stat().st_size > memory_left():
+        raise CheckpointError(
+            f"{checkpoint.ref}: {path.stat().st_size >> 20:,} MiB, {memory_left() >> 20:,} MiB are left"
+        )
     try:
         if spec is None:
             return _stock(checkpoint, config, device, dtype, progress)

@@ -33,6 +33,8 @@ def load_stock(directory: Path) -> nn.Module:
     )  # fmt: skip
     if info["missing_keys"] or info["mismatched_keys"]:
         raise CheckpointError(f"{directory}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()  # it may still be the file, which may change
     loaded: nn.Module = model.eval()
     return loaded
 
