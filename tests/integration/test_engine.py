@@ -118,6 +118,24 @@ def test_other_architectures_run_packed_where_they_can(tmp_path: Path, name: str
     assert 1e-5 < np.abs(low.classify(sequences) - expected).max() < 0.2
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [32, 64])
+def test_attention_of_every_arithmetic_stays_within_each_sequence(dtype: torch.dtype, size: int) -> None:
+    torch.manual_seed(0)
+    packed = pack(reviews([1, 40, 7, 7, 7, 3]))
+    batch = Batch.of(packed)
+    qkv = torch.randn(len(packed.ids), 3, 4, size)
+    offsets = torch.tensor([*packed.starts, packed.tokens])
+    expected = plain_varlen(*qkv.unbind(1), offsets, offsets)
+    q, k, v = qkv.to(dtype).unbind(1)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.05
+    first = attention.attend_first(q[packed.starts], k, v, batch)
+    assert (first.float() - expected[packed.starts]).abs().max() < tolerance
+    context = attention.attend(q, k, v, batch)
+    assert (context.float() - expected)[: packed.tokens].abs().max() < tolerance
+    assert not context[packed.tokens :].any()
+
+
 @pytest.mark.parametrize("name", ["Bert", "Roberta", "DebertaV2"])
 def test_a_checkpoint_may_vanish_or_change_once_it_is_loaded(tmp_path: Path, name: str) -> None:
     engine = load_engine(make_checkpoint(tmp_path, name), FLOAT32)

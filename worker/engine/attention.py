@@ -38,13 +38,15 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> t
         return _varlen(q, k, v, batch.offsets, batch.offsets, batch.longest, batch.longest)
     rows, heads, size = q.shape
     context = torch.empty(rows, heads, size, dtype=q.dtype, device=q.device)
+    # Measured on a processor with AVX512-BF16: a third faster for heads of 64, no faster for heads of 32 or in float32.
+    kernel = _by_products if q.dtype == torch.bfloat16 and size >= 64 and q.device.type == "cpu" else _fused
     end = 0
     for _, token, sequences, length in batch.groups:
         end = token + sequences * length
         queries, keys, values = (
             part[token:end].view(sequences, length, heads, size).transpose(1, 2) for part in (q, k, v)
         )
-        attended = F.scaled_dot_product_attention(queries, keys, values)
+        attended = kernel(queries, keys, values)
         context[token:end].view(sequences, length, heads, size).copy_(attended.transpose(1, 2))
     context[end:].zero_()  # rows of no sequence: whatever was in memory there could be slow or infinite
     return context
@@ -65,6 +67,20 @@ def attend_first(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch
         attended = F.scaled_dot_product_attention(queries, keys, values)
         context[first : first + sequences].view(sequences, heads, 1, size).copy_(attended)
     return context
+
+
+def _fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """The same as two batched products with a softmax in float32 between: for short sequences torch's fused kernel
+    spends its time on other things."""
+    shape = q.shape
+    q, k, v = (part.contiguous().flatten(0, 1) for part in (q, k, v))
+    scores = torch.bmm(q.mul_(shape[-1] ** -0.5), k.transpose(1, 2))
+    weights = torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+    return torch.bmm(weights, v).view(shape)
 
 
 def _varlen(
