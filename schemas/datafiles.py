@@ -24,10 +24,11 @@ class DataFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; `place` is `file:line`, or `file row n` for Parquet."""
+    """One row; `place` is `file:line`, or `file row n` for Parquet. `json` is a JSONL line as it came."""
 
     place: str
     values: dict[str, Any]
+    json: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,10 @@ class BadRow:
 
 
 def read_rows(path: str) -> Iterator[Row | BadRow]:
-    """Rows of a file in order. DataFileError where the file itself cannot be read."""
+    """Rows of a file in order, `-` being JSONL from standard input. DataFileError where it cannot be read."""
+    if path == "-":
+        yield from _jsonl("stdin", io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="surrogateescape"))
+        return
     suffix = _suffix(path)
     if suffix not in FORMATS:
         raise DataFileError(f"{path}: unknown format; expected one of {', '.join(FORMATS)}, optionally compressed")
@@ -94,7 +98,8 @@ def _jsonl(path: str, lines: io.TextIOWrapper) -> Iterator[Row | BadRow]:
         except ValueError as error:
             yield BadRow(place, f"invalid JSON: {error}")
         else:
-            yield Row(place, values) if isinstance(values, dict) else BadRow(place, "not a JSON object")
+            is_row = isinstance(values, dict)
+            yield Row(place, values, line.strip().encode()) if is_row else BadRow(place, "not a JSON object")
 
 
 def _parquet(path: str) -> Iterator[Row]:

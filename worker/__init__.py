@@ -1,6 +1,9 @@
 """The streaming service and the tools around it."""
 
+import time
 from importlib.metadata import PackageNotFoundError, version
+
+STARTED = time.monotonic()
 
 try:
     __version__ = version("review-stream-classifier")

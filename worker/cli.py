@@ -12,19 +12,23 @@ from schemas.datafiles import DataFileError
 from schemas.store import CheckpointError
 from worker import __version__
 from worker.configuration import ConfigurationError, load_settings
+from worker.tools.bench_engine import bench_engine_command
 from worker.tools.bench_pipeline import bench_pipeline_command
 from worker.tools.classify import classify_command
 from worker.tools.config import config_command
 from worker.tools.connection import ANY_SETTING
 from worker.tools.dead_letters import dead_letters_app
 from worker.tools.demo import demo_command
+from worker.tools.kafka_jars import LocalKafkaError
 from worker.tools.local_kafka import kafka_command
 from worker.tools.offsets import offsets_app
+from worker.tools.process import WorkerEnded
 from worker.tools.produce import produce_command
 from worker.tools.tail import tail_command
 from worker.tools.topics import topics_app
 from worker.transport.interface import TransportConfigurationError, TransportFault, TransportUnavailable
 
+FAULTS = (TransportFault, WorkerEnded)
 MISTAKES = (
     CheckpointError,
     ConfigurationError,
@@ -81,6 +85,7 @@ def run(
 
 app.command("classify", context_settings=ANY_SETTING)(classify_command)
 bench_app = typer.Typer(no_args_is_help=True, help="What this machine can do, against its own ceiling.")
+bench_app.command("engine", context_settings=ANY_SETTING)(bench_engine_command)
 bench_app.command("pipeline", context_settings=ANY_SETTING)(bench_pipeline_command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(topics_app, name="topics")
@@ -100,6 +105,9 @@ def main() -> None:
     except MISTAKES as error:
         print(f"review-worker: {error}", file=sys.stderr)
         sys.exit(2)
-    except TransportFault as error:
+    except LocalKafkaError as error:
+        print(f"review-worker: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except FAULTS as error:
         print(f"review-worker: {error}", file=sys.stderr)
         sys.exit(1)

@@ -16,7 +16,7 @@ from worker.settings import Settings
 ENV_PREFIX = "WORKER_"
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(ValueError):
     """Something a person must change before the worker can start: one clear line, exit code 2."""
 
 

@@ -10,6 +10,7 @@ from pydantic import AliasGenerator, AliasPath, ConfigDict, ValidationError
 from schemas.dead_letter import RejectReason
 from schemas.recipe import TextRecipe, render
 from schemas.review import OPTIONAL_FIELDS, LenientReviewEvent, RequiredFields, ReviewEvent
+from worker.configuration import ConfigurationError
 from worker.settings import FieldNames, InputSettings
 from worker.work import Rejection, Work
 
@@ -26,9 +27,9 @@ class Decoder:
     """Fills in what the event says, or why it is rejected."""
 
     def __init__(self, settings: InputSettings, recipe: TextRecipe) -> None:
-        """ValueError where the recipe's template reads something that is no field of the event."""
+        """ConfigurationError where the recipe's template reads something that is no field of the event."""
         if unknown := recipe.fields - set(ReviewEvent.model_fields):
-            raise ValueError(
+            raise ConfigurationError(
                 f"the checkpoint's template reads {', '.join(sorted(unknown))}: no field of a review event"
             )
         self._recipe = recipe

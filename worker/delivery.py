@@ -5,10 +5,12 @@ Called by the pipeline's publish thread only. In exactly-once delivery it also e
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 from worker.accounting import Accounting
+from worker.breaker import Breaker
 from worker.dead_letters import DeadLetterWriter
 from worker.health import Health
 from worker.holdings import Holdings
@@ -16,6 +18,8 @@ from worker.publish import ResultWriter
 from worker.settings import Settings
 from worker.transport.interface import DeliveryFailed, Outgoing, TransactionAborted, Transport
 from worker.work import Rejection, Work
+
+log = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -31,6 +35,7 @@ class Delivery:
         accounting: Accounting,
         health: Health,
         read_again: Callable[[str], None],
+        trip: Callable[[], None],
     ) -> None:
         self._transactional = settings.delivery == "exactly_once"
         self._commit_interval = settings.commit_interval
@@ -42,6 +47,9 @@ class Delivery:
         self._accounting = accounting
         self._health = health
         self._read_again = read_again
+        self._trip = trip
+        self._breaker = Breaker(settings.breaker.ratio, settings.breaker.window, settings.breaker.minimum)
+        self._tripped = False
         self._open: list[Work] = []  # sent in the open transaction
         self._opened_at = 0.0
 
@@ -55,12 +63,25 @@ class Delivery:
             else:
                 self._health.busy("publish", time.monotonic())
                 outgoing = self._written(work)
+                if self._breaks(work):
+                    continue
                 self._health.wait("publish", "broker", time.monotonic())
                 self._transport.send(outgoing)
                 self._health.idle("broker")
                 if self._transactional:
                     self._opened_at = self._opened_at if self._open else time.monotonic()
                     self._open.append(work)
+
+    def _breaks(self, work: Work) -> bool:
+        """Whether the breaker has tripped: from that record on nothing is written, and all is let go unhandled."""
+        if not self._tripped and self._breaker.record(work.rejection is not None):
+            self._tripped = True
+            log.error("breaker: %s", self._breaker)
+            self._trip()
+        if self._tripped:
+            with self._holdings.lock:
+                self._holdings.finish(work)
+        return self._tripped
 
     def _written(self, work: Work) -> Outgoing:
         written = work.rejection or self._results.write(work)

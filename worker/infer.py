@@ -66,7 +66,7 @@ class InferStage:
         except OutOfMemory as error:
             self._metrics.add(OUT_OF_MEMORY, 1)
             if not self._engine.shrink():
-                raise DeviceFault(f"out of memory at the smallest budget: {error}") from error
+                raise DeviceFault("out of memory at the smallest budget") from error
             self._metrics.set(TOKEN_BUDGET, self._engine.token_budget)
             self._classify(works)  # the engine cuts it to the new budget
         except DeviceFault:
@@ -84,7 +84,7 @@ class InferStage:
 
     def _reject(self, work: Work, error: Exception) -> None:
         if not self._engine.self_test():
-            raise DeviceFault(f"the model fails on texts it has answered before ({type(error).__name__})") from error
+            raise DeviceFault(f"the model fails on texts it has answered before ({type(error).__name__})") from None
         # The exception's text might quote its input; its type never does.
         work.rejection = Rejection(RejectReason.MODEL_FAILURE, STAGE, type(error).__name__)
 

@@ -121,5 +121,6 @@ class Intake:
                 self._holdings.committed(offsets)
         elif not isinstance(error, CommitRefused):
             log.warning("commit failed, will be tried again: %s", error)
-        self._accounting.commit_ended(offsets, error)
+        owned = set(self._holdings.partitions)
+        self._accounting.commit_ended({tp: at for tp, at in offsets.items() if tp in owned}, error)
         return False

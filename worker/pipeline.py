@@ -25,7 +25,6 @@ from typing import Any
 
 from worker.accounting import Accounting
 from worker.batching import TokenQueue
-from worker.breaker import Breaker
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
 from worker.delivery import Delivery
@@ -74,7 +73,6 @@ class Pipeline:
         self._stages = stages
         self._accounting = accounting
         self._health = health
-        self._breaker = Breaker(settings.breaker.ratio, settings.breaker.window, settings.breaker.minimum)
         self._holdings = Holdings()
         self._changed = threading.Condition(self._holdings.lock)
         self._read: queue.SimpleQueue[list[Work]] = queue.SimpleQueue()
@@ -84,7 +82,7 @@ class Pipeline:
         self._rewind: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._intake = Intake(settings, transport, self._holdings, accounting, tokens_per_second)
         self._delivery = Delivery(
-            settings, transport, self._holdings, results, dead_letters, accounting, health, self._rewind.put
+            settings, transport, self._holdings, results, dead_letters, accounting, health, self._rewind.put, self._trip
         )
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -161,7 +159,9 @@ class Pipeline:
                 self._ended.set()
 
     def _read_again(self) -> None:
+        self._health.wait("consume", "broker", time.monotonic())
         self._intake.read_again(self._rewind.get())
+        self._health.idle("broker")
         while not self._rewind.empty():  # said by others of the same batch
             self._rewind.get()
 
@@ -183,11 +183,6 @@ class Pipeline:
         cpu = time.thread_time()
         self._decoder.decode(works)
         decoded_at, decode_cpu = time.monotonic(), time.thread_time() - cpu
-        for number, work in enumerate(works):
-            if self._breaker.record(work.rejection is not None):
-                self._trip()
-                works = works[:number]
-                break
         self._tokenizer.tokenize(works)
         tokenized_at = time.monotonic()
         self._accounting.prepared_cpu(decode_cpu, time.thread_time() - cpu - decode_cpu)
@@ -207,7 +202,6 @@ class Pipeline:
 
     def _trip(self) -> None:
         self.tripped = True
-        log.error("breaker: %s", self._breaker)
         self.drain()
 
     # infer ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.labeled import ModelInfo
 from schemas.store import Checkpoint, CheckpointError, fetch
-from worker import __version__
+from worker import STARTED, __version__
 from worker import metrics as m
 from worker.accounting import Accounting
 from worker.configuration import ConfigurationError, unknown_variables
@@ -93,7 +93,8 @@ class Service:
             ) from None
         log.info("listening on %s", server.address)
         transport = make_transport(settings)
-        transport.connect(settings.kafka.startup_timeout)
+        # From the start of the process: a wrong address is told within the time that the setting says.
+        transport.connect(max(5.0, settings.kafka.startup_timeout - (time.monotonic() - STARTED)))
         output, dead_letters = self._check_topics(transport)
         checkpoint = fetch(settings.checkpoint.ref, settings.checkpoint.cache_dir, log.info)
         pipeline = self._build(checkpoint, transport, output, dead_letters)
@@ -132,10 +133,7 @@ class Service:
 
         settings, manifest = self._settings, checkpoint.manifest
         model = ModelInfo(name=manifest.name, version=manifest.version, digest=manifest.weights_digest)
-        try:
-            decoder = Decoder(settings.input, manifest.recipe)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from None
+        decoder = Decoder(settings.input, manifest.recipe)
         engines = make_engines(checkpoint, settings.engine, log.info)
         for engine in engines:
             engine.warm_up()
@@ -176,6 +174,9 @@ class Service:
             if self._drain_deadline is not None and time.monotonic() > self._drain_deadline:
                 log.error("not drained within %g s: the rest stays uncommitted", self._settings.drain_timeout)
                 pipeline.fail(TimeoutError("drain"))
+        if isinstance(pipeline.error, TransportConfigurationError):
+            print(f"review-worker: {pipeline.error}", file=sys.stderr)
+            return MISCONFIGURED
         if pipeline.error is not None:
             log.error("fault: %s: %s", type(pipeline.error).__name__, pipeline.error)
             faulthandler.dump_traceback(all_threads=True)

@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import tempfile
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -55,7 +54,7 @@ class KafkaSettings(_Group):
               "moves no partitions. Must be unique in the group; leave empty unless something assigns names."),
     ] = None  # fmt: skip
     start: Annotated[
-        Literal["earliest", "latest"] | datetime,
+        Literal["earliest", "latest"] | AwareDatetime,
         Field(description="Where a group that has never committed begins: earliest, latest or a time (RFC 3339)."),
     ] = "earliest"
     startup_timeout: Annotated[
@@ -100,6 +99,12 @@ class KafkaSettings(_Group):
         outputs = [self.output_topic, self.dead_letter_topic]
         if len({*self.input_topics, *outputs}) != len(self.input_topics) + len(outputs):
             raise ValueError("input, output and dead-letter topics must all differ")
+        for server in self.bootstrap_servers.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdigit():
+                raise ValueError(f"bootstrap_servers: {server.strip()!r} is not host:port")
+        if not all(self.input_topics):
+            raise ValueError("input_topic must not be empty")
         if self.security_protocol.startswith("SASL") and not (
             self.sasl_mechanism and self.sasl_username and self.sasl_password
         ):

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from worker.configuration import load_settings
+from worker.configuration import ConfigurationError, load_settings
 from worker.settings import Settings
 
 ROWS = 512
@@ -21,7 +21,9 @@ ROWS = 512
 def classify_command(
     context: typer.Context,
     checkpoint: Annotated[str, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS.")],
-    input: Annotated[str, typer.Option(help="CSV, JSONL or Parquet, optionally compressed.")],
+    input: Annotated[
+        str, typer.Option(help="CSV, JSONL or Parquet, optionally compressed; - is JSONL from stdin.")
+    ] = "-",
     output: Annotated[
         Path | None, typer.Option(help="JSONL of labelled reviews; standard output if not given.")
     ] = None,
@@ -39,6 +41,10 @@ def classify_command(
     if as_json and output is None:
         raise typer.BadParameter("--json needs --output: both would go to standard output")
     settings = load_settings(config, context.args, checkpoint={"ref": checkpoint})
+    try:
+        target: TextIO = output.open("w", encoding="utf-8") if output else sys.stdout
+    except OSError as error:
+        raise ConfigurationError(f"--output {output}: {error.strerror}") from None
     console = Console(stderr=True)
     bad: list[str] = []
     with ExitStack() as stack:
@@ -50,7 +56,8 @@ def classify_command(
         lines = _labelled(settings, input, skip_bad_rows=skip_bad_rows, bad=bad)
         next(lines)
         progress.update(task, description="reviews")
-        target: TextIO = stack.enter_context(output.open("w", encoding="utf-8")) if output else sys.stdout
+        if output:
+            stack.enter_context(target)
         started, reviews = time.monotonic(), 0
         for chunk in lines:
             target.writelines(chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 from schemas.datafiles import BadRow, DataFileError, Row, read_rows
 from schemas.review import ReviewEvent
@@ -33,10 +34,16 @@ def note_bad_row(problem: str, *, skip_bad_rows: bool, bad: list[str]) -> None:
 
 
 def event_of(row: Row) -> bytes:
-    """The row as a review event: empty cells are absent; a missing `review_id` is the `id`, else the row's place."""
+    """The row as a review event. A JSONL line with an id goes as it came; elsewhere empty cells are absent, a missing
+    `review_id` is the `id`, else the row's place, and a CSV's rating is a number where it can be."""
+    if row.json is not None and "review_id" in row.values:
+        return row.json
     event = {name: value for name, value in row.values.items() if value not in (None, "")}
     if "review_id" not in event:
         event = {"review_id": str(event.get("id", row.place)), **event}
+    if isinstance(event.get("rating"), str):
+        with suppress(ValueError):
+            event["rating"] = float(event["rating"])
     for name in ReviewEvent.model_fields.keys() & event.keys():
         if hasattr(event[name], "isoformat"):
             event[name] = event[name].isoformat()

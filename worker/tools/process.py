@@ -31,6 +31,7 @@ class WorkerProcess:
                 [COMMAND, "run", "--checkpoint", str(checkpoint), *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # a terminal's Ctrl-C is for whoever started it, who then stops it
                 env={**os.environ, **environment},
             )
 
