@@ -229,6 +229,7 @@ def _root(
 
 def main() -> None:
     """Entry point; a person's mistake is one line on standard error and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads waste most of a busy machine
     try:
         app()
     except MISTAKES as error:

@@ -66,7 +66,7 @@ def bag_of_words(train: Sequence[Example], test: Sequence[Example]) -> dict[str,
 
     classifier = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=200_000, token_pattern=r"\S+"),
-        LogisticRegression(C=10.0, max_iter=300),
+        LogisticRegression(C=10.0, max_iter=300, class_weight="balanced"),
     )
     classifier.fit([example.text for example in train], [example.label for example in train])
     predicted = classifier.predict([example.text for example in test])

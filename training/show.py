@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from schemas import store as layout
 from schemas.manifest import CheckpointManifest
@@ -37,7 +37,7 @@ def describe_store(store: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 def print_versions(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """The entries of `describe_store` as a table."""
-    table = Table("version", "made", "accuracy", "macro F1", "aliases", "base model")
+    table = Table(Column("version", no_wrap=True), "made", "accuracy", "macro F1", "aliases", "base model")
     for row in rows:
         numbers = (f"{row[key]:.4f}" if row[key] is not None else "" for key in ("accuracy", "macro_f1"))
         version = f"{row['name']}@{row['version']}"

@@ -195,6 +195,22 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert digests[0] == digests[1]
 
 
+def test_a_run_that_could_not_publish_need_not_train_again(
+    fitted: dict[str, Any], home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.fit.publish", fail)
+        with pytest.raises(OSError, match="disk full"):
+            command(*fit_arguments("m-full"))
+    code, _, err = command(*fit_arguments("m-full", "--resume"))
+    assert code == 0 and err.count("epoch 3/3") == 1, "once by the run that failed"
+    digests = [read_manifest(f"{home}/store/{name}/v0001").weights_digest for name in ("m", "m-full")]
+    assert digests[0] == digests[1]
+
+
 def test_groups_splits_balance_and_formats(home: Path, command: Command) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
