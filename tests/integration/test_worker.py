@@ -12,11 +12,11 @@ import pytest
 
 from schemas import headers
 from schemas.dead_letter import unwrap
-from worker.tools.process import COMMAND, WorkerProcess
 from tests.fakes.worker import wait_until
 from worker.configuration import load_settings
 from worker.settings import KafkaSettings
 from worker.sizes import batch_bytes
+from worker.tools.process import COMMAND, WorkerProcess
 from worker.transport.admin import Admin
 from worker.transport.interface import Record
 from worker.transport.reader import read
