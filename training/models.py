@@ -17,7 +17,7 @@ from schemas.recipe import TextRecipe, Tokens, configure, tokenize
 from training.calibrate import Calibration
 from training.errors import InputError
 
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
+HUB_FILES = ["model*.safetensors", "*.json", "*.txt", "*.model"]
 TOKENS_PER_BATCH = 8192
 TEXTS_PER_CHUNK = 10_000  # encodings are a hundred times larger than their ids
 

@@ -26,8 +26,10 @@ RESERVED = ".reserved"
 _NAME = re.compile(r"^\w[\w.-]*$")
 
 
-def prepare(store: str, name: str) -> None:
-    """Makes sure a version can be written, before hours go into one. InputError where it cannot."""
+def prepare(store: str, name: str, alias: str | None = None) -> None:
+    """Makes sure a version can be written and promoted, before hours go into one. InputError where it cannot."""
+    if alias:
+        _check_alias(alias)
     if not _NAME.match(name):
         raise InputError(f"--name {name}: letters, digits, dots, dashes and underscores only")
     filesystem, path = _open(store, name)
@@ -77,8 +79,7 @@ def publish(staged: Path, store: str, manifest: CheckpointManifest) -> Checkpoin
 
 def promote(store: str, name: str, version: str, alias: str) -> Alias:
     """Points an alias at a version, remembering where it pointed before."""
-    if not _NAME.match(alias) or layout.VERSION_PATTERN.match(alias):
-        raise InputError(f"--alias {alias}: a word such as production, not a version")
+    _check_alias(alias)
     layout.read_manifest(f"{store}/{name}/{version}")
     aliases = layout.read_aliases(store, name)
     current = aliases.get(alias)
@@ -97,6 +98,11 @@ def rollback(store: str, name: str, alias: str) -> Alias:
     if current.previous is None:
         raise InputError(f"{store}/{name}: alias {alias!r} has never pointed anywhere but at {current.version}")
     return promote(store, name, current.previous, alias)
+
+
+def _check_alias(alias: str) -> None:
+    if not _NAME.match(alias) or layout.VERSION_PATTERN.match(alias):
+        raise InputError(f"alias {alias}: expected a word such as production, not a version")
 
 
 def _rename_into_place(_: Any, staged: Path, files: list[str], target: str) -> None:

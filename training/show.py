@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +12,11 @@ from rich.table import Column, Table
 from schemas import store as layout
 from schemas.manifest import CheckpointManifest
 from training import publish
+
+
+def console(stderr: bool = True) -> Console:
+    """Where a person reads: plain lines that are never broken, nothing in a label or path taken for markup."""
+    return Console(stderr=stderr, soft_wrap=True, markup=False, highlight=False)
 
 
 def describe_store(store: str, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -49,9 +54,8 @@ def print_manifest(manifest: CheckpointManifest, console: Console) -> None:
     """A manifest as lines and tables."""
     table = Table(show_header=False, box=None)
     content = manifest.model_dump(mode="json", exclude={"files", "metrics", "metrics_uncalibrated", "format"})
-    for name, value in content.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        table.add_row(name.replace("_", " "), shown)
+    for name, value in _flat(content):
+        table.add_row(name, value)
     for file, digest in manifest.files.items():
         table.add_row(file, f"{digest.bytes:,} bytes, sha256 {digest.sha256[:16]}…")
     console.print(table)
@@ -80,6 +84,14 @@ def progress_bar(console: Console) -> Progress:
     return Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
     )
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _brief(found: dict[str, float]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from schemas import store as layout
 from training import publish, show
@@ -31,7 +30,7 @@ def list_(
     if as_json:
         print(json.dumps({"versions": rows}))
     else:
-        show.print_versions(rows, Console())
+        show.print_versions(rows, show.console(stderr=False))
 
 
 def show_(ref: Ref, as_json: Json = False) -> None:
@@ -43,7 +42,7 @@ def show_(ref: Ref, as_json: Json = False) -> None:
     if as_json:
         print(manifest.model_dump_json())
     else:
-        show.print_manifest(manifest, Console())
+        show.print_manifest(manifest, show.console(stderr=False))
 
 
 def verify(ref: Ref, as_json: Json = False) -> None:
@@ -51,7 +50,7 @@ def verify(ref: Ref, as_json: Json = False) -> None:
 
     Example: review-train verify s3://models/reviews@v0003
     """
-    console = Console(stderr=True, soft_wrap=True)
+    console = show.console()
     with tempfile.TemporaryDirectory(prefix="review-train-") as cache, console.status("verifying") as status:
         checkpoint = layout.fetch(ref, Path(cache), lambda file: status.update(f"fetching {file}"))
     found = {"checkpoint": checkpoint.ref, "files": len(checkpoint.manifest.files), "verified": True}
