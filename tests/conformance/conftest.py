@@ -13,7 +13,7 @@ from worker.settings import KafkaSettings
 from worker.transport.admin import Admin, NewTopic
 from worker.transport.writer import TopicWriter
 
-CLIENTS = ["kafka-python"]
+CLIENTS = ["kafka-python", "librdkafka", "librdkafka, consumer"]  # the latter with KIP-848
 
 COMPACTED = {
     "cleanup.policy": "compact",

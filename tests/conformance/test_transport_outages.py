@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from kafka import KafkaAdminClient
@@ -45,7 +46,7 @@ def test_a_broker_dies_and_comes_back(
     world.produce(topic, b"after")
     until(lambda: member.values()[-1] == b"after", member)
     until(lambda: member.transport.joined(), member)
-    member.transport.commit({TopicPartition(topic, 0): 2}).result(10)
+    member.commit({TopicPartition(topic, 0): 2})
     assert world.committed() == {TopicPartition(topic, 0): 2}
 
     broker.kill()
@@ -64,9 +65,10 @@ def test_no_topic_is_ever_made(client: str, local_kafka_factory: Callable[..., L
     assert member.transport.topic("missing-described", 5) is None
     for _ in range(20):
         member.poll()
-    with pytest.raises(TransportFault, match="missing-output"):
+    with suppress(TransportFault):  # a client waits in `send`, or reports that the record was not delivered
         member.transport.send(outgoing("missing-output", b""))
-        until(lambda: False, member, timeout=3)
+        until(lambda: member.delivered_, member)
+        assert member.delivered_[0][1] is not None
     with KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers) as admin:
         assert [name for name in admin.list_topics() if name.startswith("missing")] == []
     world.close()

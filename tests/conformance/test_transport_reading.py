@@ -85,7 +85,7 @@ def test_a_successor_goes_on_from_what_was_committed(world: World) -> None:
     first = world.joined(topic)
     until(lambda: len(first.records) == 10, first)
     assert first.transport.positions() == {partition: 10}
-    first.transport.commit({partition: 4}).result(10)
+    first.commit({partition: 4})
     assert world.committed() == {partition: 4}
     first.transport.close(5)
     second = world.joined(topic)
@@ -203,9 +203,9 @@ def test_a_commit_for_a_partition_not_owned_is_refused(world: World) -> None:
     member = world.joined(topic)
     elsewhere = TopicPartition(topic, 7)
     with pytest.raises(CommitRefused):
-        member.transport.commit({elsewhere: 1}).result(10)
+        member.commit({elsewhere: 1})
     until(lambda: member.records, member)
-    member.transport.commit({TopicPartition(topic, 0): 3, elsewhere: 1}).result(10)
+    member.commit({TopicPartition(topic, 0): 3, elsewhere: 1})
     assert world.committed() == {TopicPartition(topic, 0): 3, TopicPartition(topic, 1): 0}
 
 

@@ -9,14 +9,14 @@ from tests.conformance.worlds import Member, World, outgoing, until
 from worker.transport.interface import DeliveryFailed, Outgoing, TopicPartition
 
 
-def writer(world: World) -> Member:
+def writer(world: World, *topics: str) -> Member:
     """A member of its group, for what it writes."""
-    return world.joined(world.topic())
+    return world.joined(world.topic(), writes=topics)
 
 
 def test_every_byte_is_written_as_given_and_reported_in_order(world: World) -> None:
     topic = world.topic(3)
-    member = writer(world)
+    member = writer(world, topic)
     headers = (("trace", b"1"), ("trace", b"2"), ("empty", b""), ("none", None), ("ünï", b"\xff"))
     odd = [(b"k", b"v", headers), (None, b"v", ()), (b"", b"", ()), (b"k", None, ()), (None, None, (("a", None),))]
     begun = int(time.time() * 1000)
@@ -40,7 +40,7 @@ def test_a_record_at_the_topics_limit_is_written_and_a_larger_one_is_refused(wor
     """The client must not refuse by a limit of its own, and after the broker's refusal it must still be of use."""
     limit = 3_000_000
     topic = world.topic(config={"max.message.bytes": str(limit)})
-    member = writer(world)
+    member = writer(world, topic)
     noise = random.Random(1).randbytes(limit)  # that no compression makes smaller
     member.transport.send(outgoing(topic, noise[: limit - 200], "fits"))
     until(lambda: member.delivered_, member)
@@ -62,7 +62,7 @@ def test_a_record_at_the_topics_limit_is_written_and_a_larger_one_is_refused(wor
 def test_many_small_records_go_to_a_topic_with_a_small_limit(world: World) -> None:
     """The client gathers more than the broker takes at once: it must split, and still keep the order."""
     topic = world.topic(config={"max.message.bytes": "1500"})
-    member = writer(world)
+    member = writer(world, topic)
     for number in range(500):
         member.transport.send(outgoing(topic, bytes([number % 256, number // 256]) * 50, number))
     until(lambda: len(member.delivered_) == 500, member)
@@ -76,7 +76,7 @@ def test_recovering_reads_again_from_the_commit_and_silences_what_was_sent_befor
         world.produce(topic, *(b"%d" % number for number in range(20)), partition=partition)
     member = world.joined(topic)
     until(lambda: len(member.records) == 40, member)
-    member.transport.commit({TopicPartition(topic, 0): 15, TopicPartition(topic, 1): 5}).result(10)
+    member.commit({TopicPartition(topic, 0): 15, TopicPartition(topic, 1): 5})
     member.transport.pause()
     for number in range(2000):
         member.transport.send(outgoing(output, b"%d" % number, ("before", number)))

@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 
 from kafka import KafkaAdminClient, errors
 from kafka import TopicPartition as KafkaPartition
+from kafka.admin import MemberToRemove
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 from kafka.protocol.metadata import MetadataRequest
 from kafka.structs import OffsetAndMetadata
@@ -111,17 +112,19 @@ class Admin:
     def beginning(self, partitions: Collection[TopicPartition]) -> Offsets:
         return self._offsets(partitions, OffsetSpec.EARLIEST)
 
-    def end(self, partitions: Collection[TopicPartition]) -> Offsets:
+    def end(self, partitions: Collection[TopicPartition], timeout: float | None = None) -> Offsets:
         """First offset not yet readable (read committed)."""
-        return self._offsets(partitions, OffsetSpec.LATEST)
+        return self._offsets(partitions, OffsetSpec.LATEST, timeout)
 
     def at_time(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
         """Offset of the first record at or after this time (milliseconds); only those that have one."""
         return {tp: offset for tp, offset in self._offsets(partitions, timestamp).items() if offset >= 0}
 
-    def _offsets(self, partitions: Collection[TopicPartition], timestamp: int) -> Offsets:
+    def _offsets(self, partitions: Collection[TopicPartition], timestamp: int, timeout: float | None = None) -> Offsets:
         asked = {KafkaPartition(*tp): timestamp for tp in partitions}
-        found = self._ask(lambda: self._client.list_partition_offsets(asked, IsolationLevel.READ_COMMITTED))
+        limit = self._timeout if timeout is None else timeout
+        look, isolation = self._client._async_list_partition_offsets, IsolationLevel.READ_COMMITTED
+        found = self._ask(lambda: result(self._client._manager.call_soon(look, asked, isolation), limit), limit)
         return {TopicPartition(*tp): at.offset for tp, at in found.items()}
 
     def committed(self, group: str) -> Offsets:
@@ -175,15 +178,19 @@ class Admin:
         states = {found["group_id"]: found["group_state"] for found in self._ask(self._client.list_groups)}
         return states.get(group, "Dead") not in ("Empty", "Dead")
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def remove_member(self, group: str, member: str) -> None:
+        """Makes a member leave that cannot say so itself; it must not have an instance id."""
+        self._ask(lambda: self._client.remove_group_members(group, [MemberToRemove(member)]))
+
+    def _ask(self, call: Callable[[], T], timeout: float | None = None) -> T:
         with self._clear_errors():
-            return retrying(call, self._timeout)
+            return retrying(call, self._timeout if timeout is None else timeout)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:
         try:
             yield
-        except (errors.RetriableError, TimeoutError) as error:
+        except (errors.RetriableError, TimeoutError, RuntimeError) as error:
             raise TransportUnavailable(f"Kafka at {self._kafka.bootstrap_servers} does not answer: {error}") from error
         except errors.KafkaError as error:
             raise TransportConfigurationError(f"Kafka at {self._kafka.bootstrap_servers} refuses: {error}") from error

@@ -113,7 +113,8 @@ class Transport(Protocol):
         """Reaches a broker, or raises TransportUnavailable / TransportConfigurationError within `timeout` seconds."""
 
     def topic(self, name: str, timeout: float) -> TopicInfo | None:
-        """The topic's settings; None where it does not exist. Never creates it."""
+        """The topic's settings; None where it does not exist. Never creates it. To be asked before `subscribe` of every
+        topic that will be written, so that no batch is made larger than it takes."""
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         """Joins the group. First start, new partitions and offsets out of range are settled by the start rules."""
@@ -140,7 +141,8 @@ class Transport(Protocol):
         empty when the broker does not answer in time."""
 
     def commit(self, offsets: Offsets) -> Future[None]:
-        """At least once: commits in the background. The future raises CommitRefused, or another error: try again."""
+        """At least once: commits in the background, while `poll` goes on. The future raises CommitRefused, or another
+        error: try again."""
 
     def send(self, record: Outgoing) -> None:
         """Hands a record to the idempotent producer (acks=all); the outcome comes to `Listener.delivered`, in order

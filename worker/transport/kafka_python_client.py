@@ -20,6 +20,7 @@ from kafka.protocol.metadata import MetadataRequest
 
 from worker.settings import KafkaSettings
 from worker.transport.interface import Record, TopicInfo, TransportConfigurationError, TransportUnavailable
+from worker.transport.sparing import Sparing
 
 T = TypeVar("T")
 
@@ -28,22 +29,8 @@ logging.getLogger("kafka").setLevel(logging.WARNING)
 logging.getLogger("kafka").addHandler(logging.NullHandler())  # a command that set up no logging prints none of it
 
 
-class _Sparing(logging.Filter):
-    """Lets one line of a kind through each minute: during an outage the client repeats itself all the time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[object, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.created - self._said.get(record.msg, 0.0) < 60:
-            return False
-        self._said[record.msg] = record.created
-        return True
-
-
 for _name in ("cluster", "consumer.fetcher", "coordinator", "net.connection", "net.manager", "net.transport"):
-    logging.getLogger(f"kafka.{_name}").addFilter(_Sparing())
+    logging.getLogger(f"kafka.{_name}").addFilter(Sparing())
 
 TOPIC_SETTINGS = {  # name: what Kafka assumes, for where this user may not read a topic's settings
     "max.message.bytes": "1048588",

@@ -61,6 +61,9 @@ class Producer:
 
     def send(self, record: Outgoing) -> None:
         """Called from one thread only. KafkaTimeoutError when the topic stays unknown for the outage deadline."""
+        if self.failed is not None:
+            self.settled([record.token], None)
+            return
         client, accumulator = self.client, self.client._accumulator
         partition = TopicPartition(record.topic, record.partition)
         if record.topic not in client._metadata._partitions:

@@ -71,8 +71,9 @@ class TransactionalProducer(Producer):
     def send(self, record: Outgoing) -> None:
         partition = TopicPartition(record.topic, record.partition)
         try:
-            self._begin()
-            if partition not in self._partitions:
+            if self.failed is None:
+                self._begin()
+            if self.failed is None and partition not in self._partitions:
                 self._manager.maybe_add_partition_to_transaction(partition)
                 self._partitions.add(partition)
         except errors.KafkaError as error:  # the transaction has failed already
