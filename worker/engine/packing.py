@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-ROUND = 16
+ROUND = 4
 
 
 class Group(NamedTuple):
