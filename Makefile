@@ -3,8 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/ready
 UNIT := tests/unit
-RECORDS ?= 1000000
-KILLS ?= 100
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -c requirements/dev.txt
 
 .PHONY: help setup demo test lint unit lock generate clean

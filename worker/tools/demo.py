@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 REVIEWS = Path(__file__).parents[2] / "training" / "data" / "vader_reviews.csv.gz"
 BROKEN_REVIEWS = 5
-HELD_OUT_PERCENT = 20
+HELD_OUT_PERCENT = 12
 TRAINING_ROWS = "4000"  # a minute or two on two cores; more would make it better and the wait longer
 OUTCOME_DEADLINE = 120.0
 
@@ -42,7 +42,7 @@ def demo_command(
     rate: Annotated[float, typer.Option(min=1, help="Reviews a second in the steady part.")] = 60.0,
     seconds: Annotated[
         float, typer.Option(min=1, help="Length of the steady part; the rest then comes at once.")
-    ] = 12.0,
+    ] = 10.0,
     svg: Annotated[Path | None, typer.Option(help="Also save a picture of the live view (SVG).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Taken as elsewhere; the last line is JSON anyway.")] = True,
 ) -> None:
