@@ -86,9 +86,8 @@ def main() -> None:
 
 def on_gpu(weights: dict[str, torch.Tensor], dtype: torch.dtype, graphs: bool = True) -> CudaForward:
     model = PackedBert(SPEC, weights, DEVICE, dtype)
-    forward = CudaForward(model, DEVICE, dtype, SPEC.vocabulary, 0, max(BUDGETS))
-    if graphs:
-        forward.warm_up()
+    forward = CudaForward(model, DEVICE, dtype, SPEC.vocabulary, 0, max(BUDGETS), graphs=graphs)
+    forward.warm_up()
     return forward
 
 

@@ -56,7 +56,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> cuda.CudaForward:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     model = PackedBert(SPEC, weights(), cpu, torch.float32)
     forward = cuda.CudaForward(model, cpu, torch.float32, 300, 0, 10_000)
-    forward._varlen = True  # as in half precision, but in numbers that can be compared
+    forward._varlen = forward._capturing = True  # as in half precision, but in numbers that can be compared
     return forward
 
 

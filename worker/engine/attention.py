@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,10 @@ class Batch:
         """On the CPU, without copies."""
         ids, positions, starts = map(torch.from_numpy, (packed.ids, packed.positions, packed.starts))
         return cls(ids, positions, starts, packed.groups, packed.longest)
+
+
+Model = Callable[[Batch], torch.Tensor]
+"""A classifier on its device: a packed batch → probabilities [sequences, labels], float32."""
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.engine.attention import Batch
+from worker.engine.attention import Batch, Model
 from worker.engine.device import TOLERANCE, translated_faults
 from worker.engine.packing import Packed
 from worker.engine.processor import Cores
-
-Model = Callable[[Batch], torch.Tensor]
 
 
 class CpuForward:

@@ -8,18 +8,15 @@ next one's.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.engine.attention import Batch
+from worker.engine.attention import Batch, Model
 from worker.engine.device import TOLERANCE, translated_faults
 from worker.engine.packing import Group, Packed, Slots, pack
-
-Model = Callable[[Batch], torch.Tensor]
 
 GRAPH_ROWS = (64, 128, 256, 512, 1024, 2048)
 """Sizes of batch that are launched as one graph: below, launching the kernels takes longer than running them."""
@@ -39,11 +36,19 @@ class Graph:
 class CudaForward:
     """A `Forward` of engine.py."""
 
-    engines = 2
-
     def __init__(
-        self, model: Model, device: torch.device, dtype: torch.dtype, vocabulary: int, parameters: int, most_tokens: int
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        vocabulary: int,
+        parameters: int,
+        most_tokens: int,
+        engines: int = 1,
+        graphs: bool = True,
     ) -> None:
+        """`graphs`: whether the model launches the same kernels for every batch of a shape."""
+        self.engines = engines
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self.tolerance = TOLERANCE[self.dtype]
@@ -54,6 +59,7 @@ class CudaForward:
         self._model: Model | None = model
         self._device = device
         self._varlen = dtype != torch.float32
+        self._capturing = graphs and self._varlen
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: list[Graph] = []
@@ -79,7 +85,7 @@ class CudaForward:
 
     def warm_up(self) -> None:
         """Captures the graphs, smallest first, so that the first that holds a batch is the one to take."""
-        if not self._varlen or self._graphs:
+        if not self._capturing or self._graphs:
             return
         with torch.inference_mode(), translated_faults(), torch.cuda.device(self._device):
             for rows in GRAPH_ROWS:

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from schemas.store import WEIGHTS, Checkpoint, CheckpointError
-from worker.engine.attention import Batch
+from worker.engine.attention import Batch, Model
 from worker.engine.bert import PackedBert
 from worker.engine.budget import tokens_that_fit
-from worker.engine.cpu import CpuForward, Model
+from worker.engine.cpu import CpuForward
 from worker.engine.device import TOLERANCE, arithmetic, devices
 from worker.engine.engine import Engine, Forward, made_up_texts
 from worker.engine.packing import pack
@@ -148,5 +148,6 @@ def _forward(
         return CpuForward(model, Cores(cores(), engines), dtype, config["vocab_size"], parameters, fits)
     from worker.engine.cuda import CudaForward
 
-    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines=1)
-    return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits)
+    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines)
+    known = isinstance(model, PackedBert)
+    return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits, engines, graphs=known)

@@ -1,7 +1,7 @@
 """Hugging Face's own classifiers of any other architecture, packed where that gives their padded answer, else padded.
 
 Their bodies run over the packed row through an attention of ours (`transformers.AttentionInterface`); their heads see
-first tokens only. Whether a model can be run so is not looked up but tried: see `load_stock`.
+first tokens only. Whether a model can be run so is not looked up but tried (loading.py).
 """
 
 from __future__ import annotations
