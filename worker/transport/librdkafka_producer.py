@@ -78,25 +78,26 @@ class DroppableProducer:
             self._sent += 1
             self._delivered(self._era, record.token, self.failed, None)
             return
-        if self._transactional and not self.open:
-            self._client.begin_transaction()
-            self._begun_at, self.open = time.monotonic(), True
-        deliver = partial(self._delivered, self._era, record.token)
-        deadline = time.monotonic() + self._outage_deadline
         self._sent += 1
-        while True:
-            try:
-                self._client.produce(
-                    record.topic, record.value, record.key, record.partition, deliver, headers=list(record.headers)
-                )
-                return
-            except BufferError:
-                if time.monotonic() > deadline or self._ended:
-                    raise TransportFault("the producer's buffer stayed full for the outage deadline") from None
-                time.sleep(0.001)
-            except KafkaException as error:  # the topic is unknown, or the transaction has failed already
-                self._delivered(self._era, record.token, cause(error), None)
-                return
+        topic, partition, key, value, headers, token = record
+        deliver = partial(self._delivered, self._era, token)
+        try:
+            if self._transactional:
+                self._begin()
+            self._client.produce(topic, value, key, partition, deliver, headers=list(headers))
+        except BufferError:
+            self._sent -= 1
+            self._wait_for_room()
+            self.send(record)
+        except KafkaException as error:  # the topic is unknown, or the transaction has failed already
+            self._delivered(self._era, token, cause(error), None)
+
+    def _wait_for_room(self) -> None:
+        full, deadline = len(self._client), time.monotonic() + self._outage_deadline
+        while len(self._client) >= full:
+            if time.monotonic() > deadline or self._ended:
+                raise TransportFault("the producer's buffer stayed full for the outage deadline")
+            time.sleep(0.001)
 
     def _delivered(self, era: int, token: Any, error: KafkaError | None, message: Message | None) -> None:
         with self._reporting:
@@ -147,13 +148,16 @@ class DroppableProducer:
         """Ends what an earlier producer with this transactional id left open, and shuts out any other."""
         self._client.init_transactions(timeout)
 
+    def _begin(self) -> None:
+        if not self.open:
+            self._client.begin_transaction()
+            self._begun_at, self.open = time.monotonic(), True
+
     def commit(self, offsets: Offsets, group: object, timeout: float) -> None:
         """Commits what was sent, and was flushed, together with the offsets. KafkaException when it did not come to
         that, or when no answer came in time."""
         deadline = time.monotonic() + timeout
-        if not self.open:
-            self._client.begin_transaction()
-            self._begun_at, self.open = time.monotonic(), True
+        self._begin()
         if offsets:
             self._client.send_offsets_to_transaction(native(offsets), group, timeout)
         self._client.commit_transaction(max(0.0, deadline - time.monotonic()))
