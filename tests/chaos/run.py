@@ -1,0 +1,342 @@
+"""One chaos run: three workers, a stream, a list of faults, and a verdict.
+
+The process under test is `review-worker run` itself with the simulated model. Faults come at even steps of the stream's
+progress, so that there is always work in flight. A worker that ends is started again, as an orchestrator would.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.faults import Fault
+from tests.chaos.generator import Acknowledged, Generator
+from tests.chaos.ledger import Ledger, Reader
+from tests.chaos.proxy import Proxy
+from tests.chaos.reviews import expectations, review_texts
+from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, World
+from worker.tools.process import WorkerProcess
+
+WORKERS = 3
+IN_FLIGHT, COMMIT_INTERVAL = 500, 0.2  # what the bound on duplicates is made of
+TOKENS_PER_SECOND = 8_000  # some 280 reviews a second and worker
+TOKEN_BUDGETS = (6000, 1000, 1000)  # one holds much of its work on the device, two publish at any moment
+SESSION_TIMEOUT = 3.0
+PATIENCE = 90.0  # seconds without progress before a run is given up
+PROBLEMS = 10  # after which it is given up as well
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Which guarantee, over which client."""
+
+    delivery: str
+    client: str
+
+    @property
+    def exactly_once(self) -> bool:
+        return self.delivery == "exactly_once"
+
+    def __str__(self) -> str:
+        return f"{self.delivery}/{self.client}"
+
+
+MODES = [Mode(delivery, "kafka-python") for delivery in ("at_least_once", "exactly_once")]
+
+
+@dataclass
+class State:
+    """What a run has been through; kept by the long form, so that it can be resumed."""
+
+    faults: int = 0
+    kills: int = 0
+    broker_restarts: int = 0
+    disturbances: int = 0  # times that a worker had to read again, at most
+    grown: bool = False
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Verdict:
+    """The last line of a mode: what was lost, doubled and out of order, and everything else that is wrong."""
+
+    mode: str
+    client: str
+    records: int
+    kills: int
+    broker_restarts: int
+    lost: int
+    duplicates: int
+    out_of_order: int
+    seconds: float
+    faults: int
+    wrong: int
+    allowed_duplicates: int
+    problems: list[str]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @property
+    def failures(self) -> list[str]:
+        """What broke the guarantee, with examples; empty where it held."""
+        broken = [f"{name}: {count}" for name in ("lost", "out_of_order", "wrong") if (count := getattr(self, name))]
+        if self.duplicates > self.allowed_duplicates:
+            broken.append(f"duplicates: {self.duplicates}, over {self.allowed_duplicates}")
+        return [*broken, *self.problems]
+
+
+class Run:
+    """Faults call its methods; `execute` does it all."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        world: World,
+        checkpoint: Path,
+        folder: Path,
+        records: int,
+        *,
+        state: State | None = None,
+        seed: int = 0,
+        on_progress: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        self.mode, self.world, self.records = mode, world, records
+        self.state = state or State()
+        self.session_timeout = SESSION_TIMEOUT
+        self._checkpoint, self._folder = checkpoint, folder
+        self._random = random.Random(seed)
+        self._on_progress = on_progress
+        self._workers: dict[int, WorkerProcess] = {}
+        self._started = 0
+        self._stack = ExitStack()
+
+    @property
+    def slots(self) -> range:
+        return range(WORKERS)
+
+    @property
+    def proxy(self) -> Proxy:
+        assert self.world.proxy is not None
+        return self.world.proxy
+
+    def execute(self, faults: Sequence[Fault]) -> Verdict:
+        """The verdict; raises only where the suite itself, or the broker, is at fault."""
+        start, before = time.monotonic(), self.state.seconds
+        self.world.create_topics()
+        acknowledged = Acknowledged(self.records)
+        if self.state.faults:
+            acknowledged.fill(self.world.bootstrap, INPUT)
+        texts = review_texts()
+        expected = expectations(texts, self._checkpoint)
+        self.ledger = Ledger(INPUT, texts, expected, acknowledged, exactly_once=self.mode.exactly_once)
+        with self._stack as stack:
+            reader = Reader(self.world.bootstrap, OUTPUT, DEAD_LETTERS, self.ledger)
+            stack.callback(reader.close)
+            self._reader = reader
+            self.generator = Generator(
+                self.world.bootstrap,
+                INPUT,
+                self.world.partitions(INPUT),
+                texts,
+                acknowledged,
+                acknowledged.missing(),
+                lambda: self._due(2, len(faults)),  # so that there is work left for the next fault, but no more
+            )
+            stack.callback(self.generator.close)
+            for slot in self.slots:
+                self.start(slot)
+            with suppress(NoProgress):
+                for slot in self.slots:
+                    self.wait_ready(slot)
+                while self.state.faults < len(faults):
+                    self.until(lambda: self.ledger.outcomes >= self._due(1, len(faults)))
+                    faults[self.state.faults](self)
+                    self.state.faults += 1
+                    self.state.seconds = before + time.monotonic() - start
+                    self._on_progress(self)
+                self.until(lambda: self.generator.done)
+                self.until(lambda: not self.world.uncommitted(), pause=0.5)
+            self._finish()
+        if acknowledged.missing():
+            acknowledged.fill(self.world.bootstrap, INPUT)
+        self.ledger.settle()
+        self.state.seconds = before + time.monotonic() - start
+        return self._verdict()
+
+    def _due(self, steps: int, faults: int) -> int:
+        """Of all records, those up to so many faults from now."""
+        return self.records * (self.state.faults + steps) // (faults + 1)
+
+    def _finish(self) -> None:
+        """Drains every worker, and reads until nothing more can come."""
+        for slot in self.slots:
+            self.stop(slot)
+        if left := self.world.uncommitted():
+            self.state.problems.append(f"not committed to the end: {left}")
+        with suppress(NoProgress):
+            self.until(lambda: not self.world.open_transactions(), pause=0.5)
+            end = time.monotonic() + 1.0  # seconds in which the reader must have heard of what was there before
+            self.until(lambda: time.monotonic() > end and self._reader.at_end)
+
+    def _verdict(self) -> Verdict:
+        state, ledger = self.state, self.ledger
+        lost = ledger.lost
+        if lost:
+            state.problems.append(f"lost, for example: {[f'r{number}' for number in lost[:10]]}")
+        a_fault = IN_FLIGHT + int(self.records / state.seconds * COMMIT_INTERVAL)
+        allowed = 0 if self.mode.exactly_once else min(a_fault * state.disturbances, self.records // 20)
+        return Verdict(
+            mode=self.mode.delivery,
+            client=self.mode.client,
+            records=self.records,
+            kills=state.kills,
+            broker_restarts=state.broker_restarts,
+            lost=len(lost),
+            duplicates=ledger.duplicates,
+            out_of_order=ledger.out_of_order,
+            seconds=round(state.seconds, 1),
+            faults=state.faults,
+            wrong=ledger.wrong_records,
+            allowed_duplicates=allowed,
+            problems=[*state.problems, *ledger.examples],
+        )
+
+    # What faults use --------------------------------------------------------------------------------------------
+
+    def start(self, slot: int) -> WorkerProcess:
+        """A new process in this place. The first two are static members of the group, others dynamic ones."""
+        settings: dict[str, Any] = {
+            "kafka.bootstrap_servers": self.world.workers_bootstrap,
+            "kafka.client": self.mode.client,
+            "kafka.group_id": GROUP,
+            "kafka.session_timeout": SESSION_TIMEOUT,
+            "kafka.heartbeat_interval": SESSION_TIMEOUT / 6,
+            "kafka.startup_timeout": 60,
+            "kafka.outage_deadline": 60,
+            "delivery": self.mode.delivery,
+            "commit_interval": COMMIT_INTERVAL,
+            "in_flight.records": IN_FLIGHT,
+            "in_flight.seconds": 10,
+            "engine.device": f"simulated:{TOKENS_PER_SECOND}",
+            "engine.token_budget": TOKEN_BUDGETS[slot % WORKERS],
+        }
+        if slot < WORKERS - 1:
+            settings["kafka.instance_id"] = f"worker-{slot}"
+        self._started += 1
+        log = self._folder / f"worker-{slot}-{self._started:04}.log"
+        worker = self._workers[slot] = self._stack.enter_context(WorkerProcess(self._checkpoint, log, settings))
+        return worker
+
+    def stop(self, slot: int) -> None:
+        """SIGTERM; it must drain."""
+        worker = self._workers.pop(slot)
+        worker.signal()
+        code = worker.wait(40)
+        if code != 0 and (code != -signal.SIGTERM or worker.log):  # one that has not begun ends as any process does
+            self._note_end(slot, worker, code)
+
+    def replace(self, slot: int) -> None:
+        """SIGTERM, and then another in its place."""
+        self.stop(slot)
+        self.start(slot)
+        self.wait_ready(slot)
+
+    def kill(self, slot: int) -> None:
+        """SIGKILL, and another in its place at once."""
+        worker = self._workers.pop(slot)
+        worker.signal(signal.SIGKILL)
+        worker.wait(10)
+        self.state.kills += 1
+        self.state.disturbances += 1
+        self.start(slot)
+
+    @contextmanager
+    def frozen(self, slot: int) -> Iterator[WorkerProcess]:
+        worker = self._workers[slot]
+        worker.signal(signal.SIGSTOP)
+        try:
+            yield worker
+        finally:
+            worker.signal(signal.SIGCONT)
+        self.state.disturbances += 1
+
+    def expect_end(self, worker: WorkerProcess, code: int, within: float = 30.0) -> None:
+        end = time.monotonic() + within
+        self.until(lambda: not worker.running or time.monotonic() > end)
+        if worker.running or worker.wait(1) != code:
+            self.state.problems.append(f"a worker that had to end with exit code {code} did not: {worker.log[-500:]}")
+
+    def busy_worker(self, *, static: bool = False) -> int:
+        """Slot of a worker with records in flight now."""
+        slots = [slot for slot in self.slots if not static or slot != WORKERS - 1]
+        found: list[int] = []
+
+        def look() -> bool:
+            self._random.shuffle(slots)
+            found.extend(s for s in slots if self._workers[s].metric("review_worker_in_flight_records") > 0)
+            return bool(found)
+
+        self.until(look)
+        return found[0]
+
+    def rewinds(self, slot: int) -> float:
+        """How often this worker has begun again after a failed delivery or an abort."""
+        return self._workers[slot].metric("review_worker_rewinds_total")
+
+    def commits(self, slot: int) -> float:
+        return self._workers[slot].metric('review_worker_commits_total{outcome="ok"')
+
+    def ready(self, slot: int) -> bool:
+        return self._workers[slot].get("/readyz")[0] == 200
+
+    def wait_ready(self, slot: int) -> None:
+        self.until(lambda: self.ready(slot))
+
+    def let_pass(self, seconds: float) -> None:
+        """Where the passing of time is itself the fault."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end)
+
+    def until(self, condition: Callable[[], bool], pause: float = 0.05) -> None:
+        """Looks after everything until the condition holds; NoProgress where no record comes out for too long."""
+        outcomes, moved_at = self.ledger.outcomes, time.monotonic()
+        while not condition():
+            self._look_after()
+            now = time.monotonic()
+            if self.ledger.outcomes != outcomes:
+                outcomes, moved_at = self.ledger.outcomes, now
+            elif now - moved_at > PATIENCE:
+                self.state.problems.append(f"no progress for {PATIENCE:g} s, {outcomes} records out")
+                raise NoProgress
+            time.sleep(pause)
+
+    def _look_after(self) -> None:
+        self._on_progress(self)
+        self.world.kafka.check()
+        for error in (self._reader.error, self.generator.error):
+            if error is not None:
+                raise error
+        for slot, worker in list(self._workers.items()):
+            if not worker.running:
+                self._note_end(slot, worker, worker.wait(1))
+                if len(self.state.problems) > PROBLEMS:
+                    raise NoProgress
+                self.state.disturbances += 1
+                self.start(slot)
+
+    def _note_end(self, slot: int, worker: WorkerProcess, code: int) -> None:
+        lines = [line[:300] for line in worker.log.splitlines() if " ERROR " in line or " WARNING " in line]
+        self.state.problems.append("\n  ".join([f"worker {slot} ended with exit code {code}:", *lines[-4:]]))
+
+
+class NoProgress(Exception):
+    """There is no point in going on: nothing has come out for too long, or workers keep ending."""
