@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,15 @@ LONGEST = 40
 LABELS = ["negative", "positive"]
 FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=256)
 
-torch.set_grad_enabled(False)
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gradients() -> Iterator[None]:
+    """Of this module only: others train."""
+    with torch.no_grad():
+        yield
 
 
+@torch.no_grad()
 def make_checkpoint(directory: Path, name: str = "Bert", **changes: Any) -> Checkpoint:
     """A random classifier of an architecture, small but with every part, and with outputs that differ."""
     import transformers
