@@ -1,4 +1,4 @@
-"""One broker's operating-system side: its JVM, the watchdog that kills it with its parent, and a port kept for it.
+"""One broker's operating-system side: its JVM, and a port kept for it.
 
 Knows nothing about Kafka's settings or protocol.
 """
@@ -16,6 +16,7 @@ from typing import IO
 
 from worker.tools.kafka_jars import LocalKafkaError, LocalKafkaSetupError
 from worker.tools.kafka_properties import HOST
+from worker.tools.watchdog import Watchdog
 
 # Below every system's ephemeral range: there, a client that retries a dead broker's port can be given that very port
 # as its own and connect to itself, or another program can take it while the broker restarts.
@@ -72,7 +73,7 @@ class BrokerProcess:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.command, self.folder, self.log = command, folder, folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None  # None again once it has ended by our hand
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdog: Watchdog | None = None
 
     @property
     def pid(self) -> int | None:
@@ -85,9 +86,7 @@ class BrokerProcess:
             self._process = subprocess.Popen(
                 self.command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        # When our end of the pipe closes without a line, we are gone, however it happened.
-        watch = f"read -r line || kill -9 {self._process.pid}"
-        self._watchdog = subprocess.Popen(["/bin/sh", "-c", watch], stdin=subprocess.PIPE, start_new_session=True)
+        self._watchdog = Watchdog(self._process.pid)
 
     def signal(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -112,7 +111,7 @@ class BrokerProcess:
             self._process.wait()
         self._process = None
         if self._watchdog is not None:
-            self._watchdog.communicate(b"done\n")
+            self._watchdog.release()
             self._watchdog = None
 
     def check(self) -> None:

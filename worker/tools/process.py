@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from worker.tools.watchdog import Watchdog
+
 COMMAND = str(Path(sys.executable).with_name("review-worker"))
 
 
@@ -23,17 +25,20 @@ class WorkerEnded(Exception):
 class WorkerProcess:
     """A running worker; settings are given by their dotted names. Killed when the `with` ends, if it still runs."""
 
-    def __init__(self, checkpoint: Path | str, log: Path, settings: dict[str, Any], **environment: str) -> None:
+    def __init__(
+        self, checkpoint: Path | str, log: Path, settings: dict[str, Any], command: str = COMMAND, **environment: str
+    ) -> None:
         flags = [f"--{name}={value}" for name, value in {"http.port": 0, **settings}.items()]
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [COMMAND, "run", "--checkpoint", str(checkpoint), *flags],
+                [command, "run", "--checkpoint", str(checkpoint), *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a terminal's Ctrl-C is for whoever started it, who then stops it
                 env={**os.environ, **environment},
             )
+        self._watchdog = Watchdog(self._process.pid)
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -41,6 +46,7 @@ class WorkerProcess:
     def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._watchdog.release()
 
     @property
     def running(self) -> bool:
