@@ -65,7 +65,7 @@ class LibrdkafkaExactlyOnceTransport(LibrdkafkaTransport):
         try:
             self._producer.abort(5)
         except KafkaException as error:
-            if not cause(error).fatal():
+            if not (cause(error).fatal() or self._producer.stuck):
                 raise
             if self._producer.replaced(cause(error)):
                 raise self._replaced() from None

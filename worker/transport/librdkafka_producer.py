@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ Report = Callable[[Any, DeliveryFailed | None], None]
 BATCH_BYTES = 1_000_000
 BATCH_OVERHEAD = 200
 TRANSACTION_TIMEOUT = 15.0  # seconds
+OFFSETS_TIMEOUT = 4.0  # seconds for what takes milliseconds
 
 
 class DroppableProducer:
@@ -56,6 +58,7 @@ class DroppableProducer:
         self._ended = False
         self.failed: KafkaError | None = None  # the first refusal; whatever comes after it is refused as well
         self.open = False  # whether there is a transaction
+        self.stuck = False  # a call never came back: nothing more can be done with this client
         self._begun_at = 0.0
         self._transactional = bool(transactional_id)
         self._server = threading.Thread(target=self._serve, name="librdkafka-deliveries", daemon=True)
@@ -159,9 +162,30 @@ class DroppableProducer:
         deadline = time.monotonic() + timeout
         self._begin()
         if offsets:
-            self._client.send_offsets_to_transaction(native(offsets), group, timeout)
+            self._send_offsets(offsets, group, timeout)
         self._client.commit_transaction(max(0.0, deadline - time.monotonic()))
         self.open = False
+
+    def _send_offsets(self, offsets: Offsets, group: object, timeout: float) -> None:
+        """In a thread of its own: once a connection breaks, librdkafka may never return (its issue 5456), and
+        nothing is lost by giving up the transaction and the client with it."""
+        left = min(timeout, OFFSETS_TIMEOUT)
+        answer: Future[None] = Future()
+
+        def call() -> None:
+            try:
+                self._client.send_offsets_to_transaction(native(offsets), group, left)
+            except BaseException as error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(None)
+
+        threading.Thread(target=call, name="librdkafka-offsets", daemon=True).start()
+        try:
+            answer.result(left + 1)  # it keeps its own time where it can
+        except TimeoutError:
+            self.stuck = True
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "sending offsets never ended")) from None
 
     def abort(self, timeout: float) -> None:
         """Ends an open transaction. KafkaException when that is not possible, or not in time."""
