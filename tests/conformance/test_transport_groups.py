@@ -242,6 +242,19 @@ def test_a_worker_with_the_same_instance_id_takes_over(kafka: KafkaWorld) -> Non
         until(lambda: False, first)
 
 
+@pytest.mark.parametrize("when", ["while it is away", "once it is back"])
+def test_partitions_added_around_a_static_members_restart_are_read(kafka: KafkaWorld, when: str) -> None:
+    topic = kafka.topic(1)
+    settings = kafka.settings(instance_id="worker-1")
+    kafka.joined(topic, settings=settings).transport.close(5)
+    if when == "while it is away":
+        kafka.add_partitions(topic, 3)
+    second = kafka.joined(topic, settings=settings)
+    if when == "once it is back":
+        kafka.add_partitions(topic, 3, second)
+    until(lambda: len(second.owned) == 3, second)
+
+
 def test_a_session_timeout_the_broker_refuses_is_a_configuration_error(kafka: KafkaWorld) -> None:
     if kafka.client.endswith("consumer"):
         pytest.skip("the brokers decide")

@@ -255,11 +255,13 @@ class KafkaWorld(World):
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as client:
             client.delete_records({KafkaPartition(topic, 0): before})
 
-    def add_partitions(self, topic: str, total: int, member: Member) -> None:
+    def add_partitions(self, topic: str, total: int, member: Member | None = None) -> None:
         """The member learns of it now: its client would look by itself every 30 s."""
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as client:
             client.create_partitions({topic: total})
         until(lambda: len(self.admin.partitions(topic)) == total)
+        if member is None:
+            return
         consumer = member.transport._consumer
         if self.client == "kafka-python":
             consumer._cluster.request_update()

@@ -178,6 +178,19 @@ class Admin:
         states = {found["group_id"]: found["group_state"] for found in self._ask(self._client.list_groups)}
         return states.get(group, "Dead") not in ("Empty", "Dead")
 
+    def nobodys(self, group: str, topics: Sequence[str]) -> set[TopicPartition]:
+        """Partitions of these topics that no member of a group at rest owns; empty while the group rebalances."""
+        found = self._ask(lambda: self._client.describe_groups([group]))[group]
+        if found["group_state"] != "Stable":
+            return set()
+        owned = {
+            (topic["topic"], number)
+            for member in found["members"]
+            for topic in member["member_assignment"]["assigned_partitions"]
+            for number in topic["partitions"]
+        }
+        return {tp for topic in topics for tp in self.partitions(topic) if tp not in owned}
+
     def remove_member(self, group: str, member: str) -> None:
         """Makes a member leave that cannot say so itself; it must not have an instance id."""
         self._ask(lambda: self._client.remove_group_members(group, [MemberToRemove(member)]))

@@ -22,17 +22,26 @@ LOOKUP_MS = 10_000
 
 
 class Coordinator(ConsumerCoordinator):  # type: ignore[misc]
-    """Finishes a join that ends between two polls.
+    """Finishes a join that ends between two polls, and notices added partitions whoever leads the group.
 
     The client starts such a join anew, or, where it was new metadata that made it join, forgets it: then it owns
     nothing, sends no heartbeats, and never joins again.
     """
 
     _join: _Join | None = None
+    _joined_before = False
     leaving = False
 
     def need_rejoin(self) -> bool:
         return not self.leaving and (self._join is not None or bool(super().need_rejoin()))
+
+    async def _on_join_complete_async(self, *arguments: Any) -> None:
+        """A static member that comes back as the group's leader is not told so, and then nobody would notice partitions
+        that are added: each static member looks for them itself, and the first time for those that it has missed."""
+        await super()._on_join_complete_async(*arguments)
+        if self.group_instance_id and not self._is_leader:
+            self._assignment_snapshot = self._metadata_snapshot if self._joined_before else {}
+        self._joined_before = True
 
     @property
     def _join_task(self) -> _Join | None:

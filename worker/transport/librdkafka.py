@@ -66,6 +66,8 @@ class LibrdkafkaTransport:
         self._membership = b""  # as it was at the last poll or rebalance
         self._using = threading.Lock()  # held while polling: closing waits for it
         self._batch = min(1000, settings.in_flight.records)
+        # A static member that comes back joins without a rebalance, though partitions may have been added meanwhile.
+        self._may_miss_partitions = bool(self._kafka.instance_id and self._kafka.group_protocol == "classic")
 
     def connect(self, timeout: float) -> None:
         self._admin = Admin(self._kafka, timeout)
@@ -84,9 +86,21 @@ class LibrdkafkaTransport:
         except KafkaException as error:
             raise TransportConfigurationError(f"librdkafka refuses the settings: {cause(error).str()}") from error
         self._lookup = Lookup(self._consumer, self._admin)
+        self._topics = list(topics)
+        self._join()
+
+    def _join(self) -> None:
         self._consumer.subscribe(
-            list(topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
+
+    def _find_missed_partitions(self) -> None:
+        """Joins again where it may be the leader of a group that has overlooked partitions: that makes it look."""
+        self._may_miss_partitions = False
+        with suppress(TransportUnavailable, TransportConfigurationError):
+            if self._admin.nobodys(self._kafka.group_id, self._topics):
+                self._consumer.unsubscribe()
+                self._join()
 
     def _consumer_config(self) -> dict[str, Any]:
         kafka, classic = self._kafka, self._kafka.group_protocol == "classic"
@@ -125,6 +139,8 @@ class LibrdkafkaTransport:
         with self._using:
             if self._closing:
                 return []
+            if self._may_miss_partitions and self._positions:
+                self._find_missed_partitions()
             # Asked for many at once, it waits for all of them until the time is up.
             messages = self._consumer.consume(1, timeout)
             if messages:
