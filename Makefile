@@ -5,7 +5,7 @@ READY := .venv/ready
 UNIT := tests/unit
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -c requirements/dev.txt
 
-.PHONY: help setup demo test lint unit lock generate clean
+.PHONY: help setup demo test chaos lint unit lock generate clean
 
 help:  ## What there is to do
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ test: setup lint  ## Lint, types, import rules and all tests (TEST_KAFKA=host:po
 
 unit: setup  ## The fast tests: no model, broker or network
 	$(BIN)/pytest $(UNIT)
+
+chaos: setup  ## The long form of the chaos suite, resumable: RECORDS (1000000) and KILLS (100) a mode
+	$(BIN)/python -m tests.chaos.long --records $(or $(RECORDS),1000000) --kills $(or $(KILLS),100)
 
 lint: setup
 	$(BIN)/ruff check .

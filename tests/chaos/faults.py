@@ -41,7 +41,7 @@ def usurp(run: Run) -> None:
     with run.frozen(slot) as old:
         run.start(slot)
         run.wait_ready(slot)
-    run.expect_end(old, 1)
+    run.expect_one_end(old, slot)
 
 
 def crash_broker(run: Run) -> None:
@@ -97,7 +97,7 @@ def shrink(run: Run) -> None:
     before = {slot: run.rewinds(slot) for slot in run.slots}
     run.world.configure(OUTPUT, max_message_bytes=700)
     try:
-        run.until(lambda: any(run.rewinds(slot) != before[slot] for slot in run.slots))
+        run.until_in_flow(lambda: any(run.rewinds(slot) != before[slot] for slot in run.slots))
     finally:
         run.world.configure(OUTPUT, max_message_bytes=1_048_588)
     run.state.disturbances += len(run.slots)
@@ -111,10 +111,10 @@ def relapse(run: Run) -> None:
     with run.proxy.withholding(TXN_OFFSET_COMMIT):
         run.start(extra)
         run.wait_ready(extra)
-    run.until(lambda: any(run.rewinds(slot) > before[slot] for slot in run.slots))
+    run.until_in_flow(lambda: any(run.rewinds(slot) > before[slot] for slot in run.slots))
     commits = {slot: run.commits(slot) for slot in run.slots if run.rewinds(slot) > before[slot]}
     for slot, count in commits.items():
-        run.until(lambda slot=slot, count=count: run.commits(slot) > count)  # type: ignore[misc]
+        run.until_in_flow(lambda slot=slot, count=count: run.commits(slot) > count)  # type: ignore[misc]
         run.kill(slot)
     run.stop(extra)
 

@@ -95,8 +95,8 @@ MUTATIONS: dict[str, Callable[[], None]] = {
 
 def command(mutation: str, folder: Path) -> str:
     """Path of an executable that stands in for `review-worker`."""
-    path = folder / f"review-worker-{mutation}"
     root = Path(__file__).parents[2]
+    path = folder / f"review-worker-{mutation}"
     path.write_text(f'#!/bin/sh\nPYTHONPATH="{root}" exec "{sys.executable}" -m {__name__} {mutation} "$@"\n')
     path.chmod(0o755)
     return str(path)

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from tests.chaos.conftest import Chaos
+from tests.chaos.conftest import Chaos, Scenario
 from tests.chaos.faults import Fault, relapse, shrink, withhold, zombie
-from tests.chaos.mutations import command
-from tests.chaos.run import Mode
+from tests.chaos.run import Mode, Workers
 
 AT_LEAST_ONCE, EXACTLY_ONCE = Mode("at_least_once", "kafka-python"), Mode("exactly_once", "kafka-python")
 
-RECORDS = 8000
+
+def broken(mutation: str, mode: Mode, faults: list[Fault], **workers: object) -> Scenario:
+    like = Workers(patience=40, **workers)  # type: ignore[arg-type]
+    return Scenario(mode, faults, records=8000, mutation=mutation, workers=like)
 
 
 @pytest.mark.parametrize(
-    ("mutation", "mode", "faults", "found"),
+    ("scenario", "found"),
     [
-        ("commit_before_acknowledgement", AT_LEAST_ONCE, [withhold], "lost"),
-        ("no_epoch_check", EXACTLY_ONCE, [shrink], "duplicates"),
-        ("producer_kept_after_abort", EXACTLY_ONCE, [relapse, relapse], "lost"),
-        ("group_metadata_unchecked", EXACTLY_ONCE, [zombie, zombie], "duplicates"),
-        ("neighbours_result", AT_LEAST_ONCE, [], "wrong"),
+        (broken("commit_before_acknowledgement", AT_LEAST_ONCE, [withhold]), "lost"),
+        # What was read before an abort must still be on the device when all begins again.
+        (
+            broken("no_epoch_check", EXACTLY_ONCE, [shrink], tokens_per_second=3000, token_budgets=(3000, 3000, 3000)),
+            "duplicates",
+        ),
+        (broken("producer_kept_after_abort", EXACTLY_ONCE, [relapse, relapse]), "lost"),
+        (broken("group_metadata_unchecked", EXACTLY_ONCE, [zombie, zombie]), "duplicates"),
+        (broken("neighbours_result", AT_LEAST_ONCE, []), "wrong"),
     ],
+    ids=str,
 )
-def test_a_broken_worker_is_found_out(
-    mutation: str,
-    mode: Mode,
-    faults: list[Fault],
-    found: str,
-    chaos: Chaos,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("worker.tools.process.COMMAND", command(mutation, tmp_path))
-    monkeypatch.setattr("tests.chaos.run.PATIENCE", 40)  # seconds; a broken worker may well get stuck
-    if mutation == "no_epoch_check":  # what was read before an abort must still be on the device when all begins again
-        monkeypatch.setattr("tests.chaos.run.TOKENS_PER_SECOND", 3000)
-        monkeypatch.setattr("tests.chaos.run.TOKEN_BUDGETS", (3000, 3000, 3000))
-    verdict = chaos(mode, RECORDS, faults)
+def test_a_broken_worker_is_found_out(scenario: Scenario, found: str, chaos: Chaos) -> None:
+    verdict = chaos(scenario)
     assert getattr(verdict, found) > (verdict.allowed_duplicates if found == "duplicates" else 0), verdict.failures

@@ -70,14 +70,15 @@ class World:
             self.proxy.close()
         self.kafka.stop()
 
-    def create_topics(self) -> None:
-        """Those that do not exist."""
+    def create_topics(self) -> bool:
+        """Makes those that do not exist; whether the input did, so that it may hold records."""
         replicas, config = self.nodes, {"min.insync.replicas": str(min(self.nodes, 2))}
         counts = {INPUT: PARTITIONS, OUTPUT: OUTPUT_PARTITIONS, DEAD_LETTERS: OUTPUT_PARTITIONS}
         there = self._admin.list_topics(timeout=ANSWER).topics
         new = [NewTopic(name, count, replicas, config=config) for name, count in counts.items() if name not in there]
         for answer in self._admin.create_topics(new).values() if new else ():
             answer.result(ANSWER)
+        return INPUT in there
 
     def configure(self, topic: str, **config: object) -> None:
         """Sets a topic's settings, `_` for `.`: `configure("t", min_insync_replicas=2)`."""
