@@ -168,6 +168,20 @@ def test_a_partition_that_comes_while_paused_is_paused_too(world: World) -> None
     assert first.transport.positions() == dict.fromkeys(first.owned, 1200)
 
 
+def test_a_partition_that_went_while_paused_is_read_when_it_comes_back(world: World) -> None:
+    topic = world.topic(2)
+    first = world.joined(topic)
+    first.transport.pause()
+    second = world.join(topic)
+    until(lambda: len(first.owned) == len(second.owned) == 1, first, second)
+    first.transport.resume()
+    second.transport.close(5)
+    until(lambda: len(first.owned) == 2, first)
+    for partition in range(2):
+        world.produce(topic, b"new", partition=partition)
+    until(lambda: first.values() == [b"new", b"new"], first)
+
+
 def test_a_partition_that_is_added_is_read_from_its_beginning(world: World) -> None:
     topic = world.topic(1)
     member = world.joined(topic, settings=world.settings(start="latest"))

@@ -325,8 +325,8 @@ class LibrdkafkaTransport:
             self._fault = fault
             return
         consumer.incremental_assign(native(positions))
-        if self._paused:
-            consumer.pause(native(positions))
+        # Said either way: the client remembers what a partition was when it went, which may be long ago.
+        (consumer.pause if self._paused else consumer.resume)(native(positions))
         self._positions.update(positions)
         if positions:
             self._listener.assigned(positions)
