@@ -116,6 +116,9 @@ class LibrdkafkaTransport:
             "enable.partition.eof": True,  # it alone tells that markers and holes at the end were passed over
             "fetch.wait.max.ms": 100,
             "max.partition.fetch.bytes": 2**20,
+            "fetch.max.bytes": 2**20,  # of an answer, which is taken in whole: compressed, it may be many times that
+            "queued.min.messages": min(10_000, self._settings.in_flight.records),
+            "fetch.queue.backoff.ms": 20,  # so that so short a queue does not run dry
             "receive.message.max.bytes": 2**31 - 1,
             "queued.max.messages.kbytes": max(1024, min(16 * 1024, self._settings.in_flight.bytes // 8 // 1024)),
             "error_cb": self._on_error,
