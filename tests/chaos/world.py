@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -39,10 +39,12 @@ QUICK = {  # what shortens a run and changes nothing else: the workers' sessions
 class World:
     """One node behind a proxy, or three without. A context manager. With `data_dir` the records stay."""
 
-    def __init__(self, nodes: int = 1, data_dir: Path | None = None) -> None:
+    def __init__(
+        self, nodes: int = 1, data_dir: Path | None = None, properties: Mapping[str, str] | None = None
+    ) -> None:
         self.nodes = nodes
         self.proxy: Proxy | None = None
-        properties = dict(QUICK)
+        properties = {**QUICK, **(properties or {})}
         port = 0
         if nodes == 1:
             port, behind, controller, front = (_free_port() for _ in range(4))
@@ -59,7 +61,9 @@ class World:
     def __enter__(self) -> Self:
         self.kafka.start()
         self.bootstrap = self.workers_bootstrap = self.kafka.bootstrap_servers
-        self._admin: Any = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 2})
+        self._admin: Any = AdminClient(
+            {"bootstrap.servers": self.bootstrap, "reconnect.backoff.max.ms": 500, "log_level": 2}
+        )
         if self.nodes == 1:
             self.proxy = Proxy(self._front, self._behind)
             self.workers_bootstrap = f"{HOST}:{self._front}"
@@ -92,6 +96,19 @@ class World:
     def grow(self, topic: str, partitions: int) -> None:
         self._admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(ANSWER)
 
+    def delete(self, topic: str) -> None:
+        self._admin.delete_topics([topic])[topic].result(ANSWER)
+        deadline = time.monotonic() + ANSWER
+        while topic in self.topics():
+            assert time.monotonic() < deadline, f"{topic} is still there"
+            time.sleep(0.05)
+
+    def brokers(self) -> int:
+        return len(self._admin.list_topics(timeout=ANSWER).brokers)
+
+    def topics(self) -> Collection[str]:
+        return set(self._admin.list_topics(timeout=ANSWER).topics)
+
     def partitions(self, topic: str) -> int:
         return len(self._admin.list_topics(topic, timeout=ANSWER).topics[topic].partitions)
 
@@ -102,11 +119,18 @@ class World:
 
     def uncommitted(self) -> dict[int, tuple[int, int]]:
         """Of each input partition where they differ: the committed offset (below 0: none) and the end."""
-        end = self._ends([INPUT], IsolationLevel.READ_COMMITTED)
-        asked = ConsumerGroupTopicPartitions(GROUP, [At(*place) for place in end])
+        end, committed = self._ends([INPUT], IsolationLevel.READ_COMMITTED), self.committed()
+        return {n: (committed[n], at) for (_, n), at in end.items() if at and committed[n] != at}
+
+    def committed(self) -> dict[int, int]:
+        """Of each input partition the committed offset; below 0: none."""
+        asked = ConsumerGroupTopicPartitions(GROUP, [At(INPUT, number) for number in range(self.partitions(INPUT))])
         found = self._ask(lambda: self._admin.list_consumer_group_offsets([asked])[GROUP].result(ANSWER))
-        committed = {(at.topic, at.partition): at.offset for at in found.topic_partitions}
-        return {place[1]: (committed[place], at) for place, at in end.items() if at and committed[place] != at}
+        return {at.partition: at.offset for at in found.topic_partitions}
+
+    def records(self, topic: str) -> int:
+        """How many records were ever written to it."""
+        return sum(self._ends([topic], IsolationLevel.READ_UNCOMMITTED).values())
 
     def open_transactions(self) -> bool:
         """Whether readers of the output are held back by a transaction that is not over."""

@@ -49,6 +49,10 @@ class WorkerProcess:
         self._watchdog.release()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 
