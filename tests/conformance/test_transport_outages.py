@@ -58,6 +58,26 @@ def test_a_broker_dies_and_comes_back(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_after_an_outage_longer_than_its_session_a_member_waits_for_nobody(
+    client: str, topics: Callable[..., str], local_kafka_factory: Callable[..., LocalKafka]
+) -> None:
+    session = 8.0
+    broker = local_kafka_factory(properties={"group.min.session.timeout.ms": "1000"})
+    servers = broker.bootstrap_servers
+    world = KafkaWorld(client, servers, lambda *a, **k: topics(*a, bootstrap=servers, **k))
+    topic = world.topic()
+    member = world.joined(topic, settings=world.settings(session_timeout=session))
+    broker.kill()
+    over = time.monotonic() + 1.5 * session
+    until(lambda: member.losses or time.monotonic() > over, member)
+    broker.start_node()
+    until(lambda: member.owned and member.transport.joined(), member, timeout=0.75 * session)
+    world.produce(topic, b"after")
+    until(lambda: member.values() == [b"after"], member)
+    world.close()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_no_topic_is_ever_made(client: str, local_kafka_factory: Callable[..., LocalKafka]) -> None:
     broker = local_kafka_factory(properties={"auto.create.topics.enable": "true"})
     world = KafkaWorld(client, broker.bootstrap_servers, lambda: "")

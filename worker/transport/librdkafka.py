@@ -64,6 +64,7 @@ class LibrdkafkaTransport:
         self._fault: Exception | None = None
         self._paused = self._closing = False
         self._membership = b""  # as it was at the last poll or rebalance
+        self._member = ""  # its id when it last was one
         self._using = threading.Lock()  # held while polling: closing waits for it
         self._batch = min(1000, settings.in_flight.records)
         # A static member that comes back joins without a rebalance, though partitions may have been added meanwhile.
@@ -149,6 +150,7 @@ class LibrdkafkaTransport:
             if messages:
                 messages += self._consumer.consume(self._batch - 1, 0)
             self._membership = self._consumer.consumer_group_metadata()
+            self._member = read_membership(self._membership)[1].decode() or self._member
         records = []
         for message in messages:
             error = message.error()
@@ -305,10 +307,23 @@ class LibrdkafkaTransport:
 
     def _leave(self) -> None:
         """While a join is under way the broker reads no more from its connection: another one carries the leave."""
-        member = read_membership(self._membership)[1].decode()
-        if member and not self._kafka.instance_id and self._kafka.group_protocol == "classic":
-            with suppress(TransportUnavailable, TransportConfigurationError):
+        if read_membership(self._membership)[1]:
+            with suppress(TransportUnavailable):
+                self._remove(self._member)
+
+    def _remove(self, member: str) -> None:
+        if not self._kafka.instance_id and self._kafka.group_protocol == "classic":
+            with suppress(TransportConfigurationError):  # it has left already
                 self._admin.remove_member(self._kafka.group_id, member)
+
+    def _bury(self, member: str) -> None:
+        """In a thread of its own, as soon as a broker answers: a client whose session ended without an answer joins as
+        somebody new, and the group would wait for the one it was until that one's session has ended there too."""
+        deadline = time.monotonic() + self._kafka.outage_deadline
+        while not self._closing and time.monotonic() < deadline:
+            with suppress(TransportUnavailable):
+                self._remove(member)
+                return
 
     def _end_producer(self, timeout: float) -> None:
         self._producer.abandon(timeout)
@@ -359,6 +374,7 @@ class LibrdkafkaTransport:
                 time.sleep(0.1)
 
     def _on_lost(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
+        threading.Thread(target=self._bury, args=(self._member,), daemon=True).start()
         gone = self._forget(partitions)
         if gone and not self._closing:
             self._listener.lost(gone)
