@@ -8,7 +8,7 @@
     prepare   decode, tokenize                 _ready: tokens waiting until a device asks
     infer-N   one batch at a time, per device  _outbox: batches; and, from the client, what the broker said
     publish   send, settle (Delivery)          the broker; acknowledged records leave here
-    observe   lag, stalls, outages             nothing: it looks at the others
+    observe   lag, outages                     nothing: it looks at the others
 
 Rejected records and tombstones pass through the same queues, so that whatever is written of a partition is in order.
 Knows no Kafka client, no model, and no metric's wording.
@@ -124,10 +124,11 @@ class Pipeline:
 
     def join(self, timeout: float) -> None:
         """Waits for the threads of a pipeline that has ended."""
-        self._outbox.put(None)
-        with self._changed:
-            self._changed.notify_all()
         deadline = time.monotonic() + timeout
+        self._outbox.put(None)
+        if self._changed.acquire(timeout=timeout):  # a thread may hang with it
+            self._changed.notify_all()
+            self._changed.release()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -271,8 +272,7 @@ class Pipeline:
         lag_at = 0.0
         while not self._ended.wait(OBSERVE_SECONDS):
             now = time.monotonic()
-            if stalled := self._health.stalled(now):
-                raise Stalled(stalled)
+            self._health.busy("observe", now)
             blocked = self._accounting.look(self._holdings, self._ready.tokens, self._health.ready)
             if blocked > self._settings.kafka.outage_deadline:
                 raise Stalled(f"blocked by the broker for {blocked:.0f} s, over kafka.outage_deadline")

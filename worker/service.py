@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import uuid
 from types import FrameType
@@ -26,7 +27,7 @@ from worker.health import Health
 from worker.http import HttpServer
 from worker.infer import InferStage
 from worker.logs import configure_logging
-from worker.pipeline import Pipeline
+from worker.pipeline import LAG_SECONDS, Pipeline, Stalled
 from worker.publish import ResultWriter
 from worker.settings import Settings
 from worker.sizes import HEADER_ROOM
@@ -53,10 +54,12 @@ class Service:
                 "publish": settings.stall_timeout,
                 "broker": settings.kafka.outage_deadline + settings.stall_timeout,
                 "consume": settings.stall_timeout + 0.2 * settings.kafka.max_poll_interval,
+                "observe": settings.stall_timeout + 2 * LAG_SECONDS,  # it may wait that long for an answer
             }
         )
         self._info: dict[str, Any] = {"version": __version__}
         self._pipeline: Pipeline | None = None
+        self._stopping = False
         self._drain_deadline: float | None = None
 
     def run(self) -> int:
@@ -74,7 +77,9 @@ class Service:
         except Stopped:
             return DRAINED
         code = self._watch(pipeline)
-        transport.close(CLOSE_SECONDS if code == DRAINED else 1.0)
+        closing = CLOSE_SECONDS if code == DRAINED else 1.0
+        faulthandler.dump_traceback_later(closing + 2.0, exit=True)  # with exit code 1, whatever hangs
+        transport.close(closing)
         pipeline.join(1.0)
         log.info("ended with exit code %d", code)
         return code
@@ -100,6 +105,7 @@ class Service:
         pipeline = self._build(checkpoint, transport, output, dead_letters)
         self._health.warm = True
         self._pipeline = pipeline
+        threading.excepthook = self._thread_failed
         pipeline.start()
         return transport, pipeline
 
@@ -168,7 +174,12 @@ class Service:
         )
 
     def _watch(self, pipeline: Pipeline) -> int:
+        """Waits for the end, and makes one where a stage stalls: the main thread waits for no other."""
         while not pipeline.wait(0.1):
+            # For a stage that hangs with the interpreter's lock, which stops this thread too.
+            faulthandler.dump_traceback_later(self._health.limits["consume"], exit=True)
+            if stalled := self._health.stalled(time.monotonic()):
+                pipeline.fail(Stalled(stalled))
             if self._health.draining and self._drain_deadline is None:  # a signal, or the breaker
                 self._drain_deadline = time.monotonic() + self._settings.drain_timeout
             if self._drain_deadline is not None and time.monotonic() > self._drain_deadline:
@@ -183,13 +194,21 @@ class Service:
             return FAULT
         return TRIPPED if pipeline.tripped else DRAINED
 
+    def _thread_failed(self, raised: threading.ExceptHookArgs) -> None:
+        """For threads that are not the pipeline's: a client's may be what brings the acknowledgements."""
+        error = raised.exc_value or RuntimeError("killed")
+        log.error("a thread failed", exc_info=error)
+        assert self._pipeline is not None
+        self._pipeline.fail(error)
+
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         if self._pipeline is None:
             raise Stopped
-        if self._health.draining:
+        if self._stopping:
             os._exit(FAULT)
-        log.info("%s: draining", signal.Signals(number).name)
+        self._stopping = True
         self._pipeline.drain()
+        log.info("%s: draining", signal.Signals(number).name)
 
 
 class Stopped(BaseException):
@@ -197,10 +216,10 @@ class Stopped(BaseException):
 
 
 def run(settings: Settings) -> int:
-    """Runs one worker; ends the process itself where threads would keep it from ending."""
+    """Runs one worker and ends the process: threads might keep it from ending. Returns after a mistake only."""
     code = Service(settings).run()
+    if code == MISCONFIGURED:
+        return code
     logging.shutdown()
     sys.stderr.flush()
-    if code == FAULT:
-        os._exit(code)
-    return code
+    os._exit(code)

@@ -10,7 +10,7 @@ from schemas.headers import SOURCE, last, parse_source
 from schemas.labeled import ModelInfo
 from schemas.recipe import TextRecipe
 from tests.fakes.engine import FakeEngine, encode_batch
-from worker.accounting import Accounting
+from worker.accounting import THREADS, Accounting
 from worker.configuration import load_settings
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
@@ -45,7 +45,7 @@ class FakeWorker:
         self.transport = MemoryTransport(broker, self.settings)
         self.transport.connect(1)
         self.metrics = Metrics()
-        self.health = Health(limits=dict.fromkeys(("consume", "prepare", "infer", "publish", "broker"), DEADLINE))
+        self.health = Health(limits=dict.fromkeys((*THREADS, "observe", "broker"), DEADLINE))
         self.health.warm = True
         self.engines = engines or [FakeEngine()]
         kafka = self.settings.kafka
