@@ -36,7 +36,8 @@ class Membership:
         partitions = list(partitions)
         with self._holdings.lock:
             answer = self._holdings.revoked(partitions)
-        self._accounting.rebalanced("revoked", partitions, len(self._holdings.partitions))
+        kept = set(self._holdings.partitions).difference(partitions)  # those that drain are still among them
+        self._accounting.rebalanced("revoked", partitions, len(kept))
         return answer
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
