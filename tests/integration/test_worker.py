@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,51 +12,13 @@ import pytest
 
 from schemas import headers
 from schemas.dead_letter import unwrap
+from tests.fakes.stream import StartWorker, Stream, committed, connection, event, send, written
 from tests.fakes.worker import wait_until
 from worker.configuration import load_settings
-from worker.settings import KafkaSettings
 from worker.sizes import batch_bytes
-from worker.tools.process import COMMAND, WorkerProcess
+from worker.tools.process import COMMAND
 from worker.transport.admin import Admin
 from worker.transport.interface import Record
-from worker.transport.reader import read
-from worker.transport.writer import TopicWriter
-
-StartWorker = Callable[..., WorkerProcess]
-Stream = dict[str, Any]
-Sent = tuple[bytes | None, bytes | None, headers.Headers]
-
-
-def connection(stream: Stream) -> KafkaSettings:
-    return load_settings(None, [f"--{name}={value}" for name, value in stream.items()]).kafka
-
-
-def send(stream: Stream, records: Iterable[Sent]) -> None:
-    """Writes the records to the input topic, the n-th to partition n modulo 4."""
-    kafka = connection(stream)
-    with TopicWriter(kafka) as writer:
-        for number, (key, value, own) in enumerate(records):
-            writer.send(kafka.input_topics[0], key, value, own, partition=number % 4)
-        assert writer.flush(30)
-
-
-def event(number: int, text: str) -> Sent:
-    value = json.dumps({"review_id": f"r{number}", "text": text}, ensure_ascii=False).encode()
-    return str(number).encode(), value, (("trace", str(number).encode()), ("trace", None))
-
-
-def written(stream: Stream, topic: str) -> list[Record]:
-    """All that a read-committed reader finds in the topic now, partition by partition."""
-    kafka = connection(stream)
-    with Admin(kafka) as admin:
-        partitions = admin.partitions(topic)
-        begin, end = admin.beginning(partitions), admin.end(partitions)
-    return [record for batch in read(kafka, begin, end) for record in batch] if any(end.values()) else []
-
-
-def committed(stream: Stream) -> dict[int, int]:
-    with Admin(kafka := connection(stream)) as admin:
-        return {partition: offset for (_, partition), offset in admin.committed(kafka.group_id).items()}
 
 
 def run_until(worker: StartWorker, stream: Stream, count: int, **environment: str) -> tuple[list[Record], list[Record]]:

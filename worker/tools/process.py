@@ -23,7 +23,10 @@ class WorkerEnded(Exception):
 
 
 class WorkerProcess:
-    """A running worker; settings are given by their dotted names. Killed when the `with` ends, if it still runs."""
+    """A running worker; settings are given by their dotted names. Killed when the `with` ends, if it still runs.
+
+    `command` is an executable to run in `review-worker`'s stead.
+    """
 
     def __init__(
         self, checkpoint: Path | str, log: Path, settings: dict[str, Any], command: str = COMMAND, **environment: str
