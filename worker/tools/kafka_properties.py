@@ -32,6 +32,7 @@ def shared_properties(nodes: int) -> dict[str, str]:
         "group.consumer.min.session.timeout.ms": "3000",
         "group.consumer.heartbeat.interval.ms": "500",
         "group.consumer.min.heartbeat.interval.ms": "500",
+        "log.cleaner.backoff.ms": "1000",
         "log.cleaner.dedupe.buffer.size": "2097152",
         "log.cleaner.io.buffer.size": "131072",
     }
