@@ -25,26 +25,29 @@ class Membership:
         self._accounting = accounting
         self._health = health
         self._deliver = deliver
+        self._owned: set[TopicPartition] = set()  # the holdings also have those that drain, and none during a rewind
 
     def assigned(self, positions: Offsets) -> None:
         with self._holdings.lock:
             self._holdings.assigned(positions)
-        self._accounting.rebalanced("assigned", positions, len(self._holdings.partitions))
+            self._owned.update(positions)
+        self._accounting.rebalanced("assigned", positions, len(self._owned))
         self._health.joined = True
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> Future[Offsets]:
         partitions = list(partitions)
         with self._holdings.lock:
             answer = self._holdings.revoked(partitions)
-        kept = set(self._holdings.partitions).difference(partitions)  # those that drain are still among them
-        self._accounting.rebalanced("revoked", partitions, len(kept))
+            self._owned.difference_update(partitions)
+        self._accounting.rebalanced("revoked", partitions, len(self._owned))
         return answer
 
     def lost(self, partitions: Iterable[TopicPartition]) -> None:
         partitions = list(partitions)
         with self._holdings.lock:
             self._holdings.lost(partitions)
-        self._accounting.rebalanced("lost", partitions, len(self._holdings.partitions))
+            self._owned.difference_update(partitions)
+        self._accounting.rebalanced("lost", partitions, len(self._owned))
 
     def delivered(self, token: Any, error: DeliveryFailed | None) -> None:
         self._deliver((token, error))
