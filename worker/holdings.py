@@ -142,6 +142,10 @@ class Holdings:
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._tracker.committed(offsets)
 
+    def uncommitted(self) -> int:
+        """Records read that no commit can cover yet, one before them being still on its way: a crash repeats them."""
+        return self._tracker.uncommitted()
+
     def frontiers(self) -> dict[TopicPartition, int]:
         return self._tracker.frontiers()
 

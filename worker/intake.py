@@ -58,7 +58,11 @@ class Intake:
         """Pauses the whole assignment at any bound of what may be in flight, resumes at three quarters of it."""
         bounds = self._settings.in_flight
         by_time = bounds.seconds * self._tokens_per_second / self._accounting.mean_tokens
-        share = max(self._holdings.records / min(bounds.records, by_time), self._holdings.bytes / bounds.bytes)
+        with self._holdings.lock:
+            holdings = self._holdings
+            share = max(
+                holdings.records / by_time, holdings.uncommitted() / bounds.records, holdings.bytes / bounds.bytes
+            )
         if not self._paused and (draining or share >= 1):
             self._transport.pause()
             self._paused = True
@@ -108,11 +112,13 @@ class Intake:
         self._accounting.rewound()
 
     def _pending(self) -> bool:
-        """Whether a commit is still on its way; takes note of one that has ended."""
+        """Whether a commit is still on its way; takes note of one that has ended. TransportFault where none ends."""
         if self._commit is None:
             return False
         offsets, answer = self._commit
         if not answer.done():
+            if time.monotonic() - self._committed_at > self._settings.kafka.outage_deadline:
+                raise TransportFault("a commit was not answered within kafka.outage_deadline")
             return True
         self._commit = None
         error = answer.exception()

@@ -104,6 +104,10 @@ class OffsetTracker(Generic[P]):
             if (state := self._owned.get(partition)) is not None:
                 state.committed = max(state.committed, offset)
 
+    def uncommitted(self) -> int:
+        """How many offsets have been read from the frontiers on, handled or not."""
+        return sum(len(state.pending) for state in self._owned.values())
+
     def frontiers(self) -> dict[P, int]:
         """First offset not handled yet, of every partition owned."""
         return {partition: state.frontier for partition, state in self._owned.items()}

@@ -171,3 +171,19 @@ def test_a_position_passes_over_nothing_in_flight() -> None:
     tracker.advance({"p": 50})
     tracker.advance({"p": 49})
     assert tracker.committable(["p", "not ours"]) == {"p": 50}
+
+
+def test_what_waits_behind_a_hole_counts_as_uncommitted() -> None:
+    tracker: OffsetTracker[str] = OffsetTracker()
+    tracker.assign("p", 0)
+    tracker.assign("q", 0)
+    for offset in range(5):
+        tracker.track("p", offset)
+        tracker.track("q", offset)
+    for offset in (1, 2, 3):
+        tracker.acknowledge("p", 1, offset)
+    assert tracker.uncommitted() == 10
+    tracker.acknowledge("p", 1, 0)
+    assert tracker.uncommitted() == 6
+    tracker.release("q")
+    assert tracker.uncommitted() == 1

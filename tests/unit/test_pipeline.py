@@ -23,8 +23,10 @@ from tests.fakes.worker import (
 )
 from worker import metrics as m
 from worker.engine.simulated import probability
+from worker.membership import Membership
 from worker.transport.interface import DeliveryFailed, TopicPartition
 from worker.transport.memory_broker import MemoryBroker
+from worker.work import Work
 
 MODES = ["at_least_once", "exactly_once"]
 
@@ -201,6 +203,25 @@ def test_what_is_in_flight_is_bounded_while_the_broker_does_not_answer() -> None
         assert 600 <= worker.metrics.value(m.CONSUMED) <= 600 + 2000  # one poll may overshoot
         assert not any(worker.committed.values())
         broker.hold_acks = False
+        wait_until(lambda: sum(worker.committed.values()) == 5000, "the last commit")
+        assert_all_once(broker, 5000)
+
+
+def test_what_is_done_behind_a_record_that_is_not_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    broker = make_broker()
+    held: list[Work] = []
+    delivered = Membership.delivered
+
+    def hold_letter(membership: Membership, work: Work, error: DeliveryFailed | None) -> None:
+        held.append(work) if work.rejection else delivered(membership, work, error)
+
+    monkeypatch.setattr(Membership, "delivered", hold_letter)
+    feed(broker, 5000, bad=lambda number: number == 3)
+    with FakeWorker(broker, in_flight={"records": 600}) as worker:
+        wait_until(lambda: held and worker.metrics.value(m.PAUSED) > 0.2, "the pause")
+        assert worker.metrics.value(m.CONSUMED) <= 600 + 2000  # one poll may overshoot
+        assert worker.committed[TopicPartition(INPUT, 3)] == 0
+        delivered(worker.transport._listener, held[0], None)
         wait_until(lambda: sum(worker.committed.values()) == 5000, "the last commit")
         assert_all_once(broker, 5000)
 
