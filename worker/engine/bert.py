@@ -71,8 +71,8 @@ class Layer:
         self._after_attention = AfterAttention(weights, name, spec)
 
     def __call__(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
-        q, k, v = self._qkv(x).view(len(x), 3, self._heads, -1).unbind(1)
-        return self._after_attention(attend(q, k, v, batch), x)
+        qkv = self._qkv(x).view(len(x), 3, self._heads, -1)
+        return self._after_attention(attend(qkv, batch), x)
 
 
 class LastLayer:

@@ -123,8 +123,8 @@ def _attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: object, **options: Any
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: [1, heads, rows, size] three times → [1, rows, heads, size]."""
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    return attend(q, k, v, options["batch"])[None], None
+    qkv = torch.stack((query[0], key[0], value[0])).permute(2, 0, 1, 3)
+    return attend(qkv, options["batch"])[None], None
 
 
 class _Prepared(nn.Module):
