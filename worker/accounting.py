@@ -59,13 +59,16 @@ class Accounting:
             weight = min(0.5, len(lengths) / 1000)
             self.mean_tokens += weight * (sum(lengths) / len(lengths) - self.mean_tokens)
 
-    def inferred(self, works: Sequence[Work], idle_with_work: float, queued_tokens: int) -> None:
+    def inferred(self, works: Sequence[Work], idle_since: float, queued_tokens: int) -> None:
+        """A device is done with a batch; before it, it had computed nothing since `idle_since`."""
         tokens = sum(work.cost for work in works)
         self._metrics.add(m.TOKENS_CLASSIFIED, tokens)
         self._metrics.observe(m.BATCH_RECORDS, [len(works)])
         self._metrics.observe(m.BATCH_TOKENS_SIZE, [tokens])
         self._metrics.add(m.DEVICE_BUSY, works[0].inferred_at - works[0].taken_at)
-        self._metrics.add(m.DEVICE_STARVED, idle_with_work)
+        # First in, first out: the first record with tokens has waited longest.
+        if (first := next((work for work in works if work.tokens is not None), None)) is not None:
+            self._metrics.add(m.DEVICE_STARVED, max(0.0, first.taken_at - max(idle_since, first.tokenized_at)))
         self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
         self._moved_at = time.monotonic()
 

@@ -211,7 +211,6 @@ class Pipeline:
         idle_since = time.monotonic()
         while True:
             with self._changed:
-                starved = not self._ready
                 while not self._ready and not self._ended.is_set():
                     self._changed.wait()
                 if self._ended.is_set():
@@ -230,7 +229,7 @@ class Pipeline:
             self._health.idle(name)
             for work in batch:
                 work.taken_at, work.inferred_at = taken_at, inferred_at
-            self._accounting.inferred(batch, 0.0 if starved else taken_at - idle_since, self._ready.tokens)
+            self._accounting.inferred(batch, idle_since, self._ready.tokens)
             self._outbox.put((turn, batch))
             idle_since = inferred_at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.fakes.worker import (
 )
 from worker import metrics as m
 from worker.engine.simulated import probability
+from worker.holdings import Holdings
 from worker.membership import Membership
 from worker.transport.interface import DeliveryFailed, TopicPartition
 from worker.transport.memory_broker import MemoryBroker
@@ -93,6 +95,24 @@ def test_several_devices_keep_the_order() -> None:
         assert all(engine.batches for engine in engines)
         assert_all_once(broker, 2000)
         assert_in_order(broker)
+
+
+def test_what_keeps_a_device_from_the_queue_is_counted_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    delay, hand_over = 0.002, Holdings.hand_over
+
+    def slowly(self: Holdings, work: Work) -> bool:
+        time.sleep(delay)  # what is tested: time lost between asking for a batch and beginning it
+        return hand_over(self, work)
+
+    monkeypatch.setattr(Holdings, "hand_over", slowly)
+    broker = make_broker()
+    begin = time.monotonic()
+    with FakeWorker(broker) as worker:
+        wait_until(lambda: worker.health.joined, "joining")
+        feed(broker, 100)
+        wait_until(lambda: worker.metrics.value(m.LABELLED) == 100, "100 results")
+        idle, busy = worker.metrics.value(m.DEVICE_STARVED), worker.metrics.value(m.DEVICE_BUSY)
+    assert 100 * delay <= idle <= time.monotonic() - begin - busy
 
 
 @pytest.mark.parametrize("delivery", MODES)

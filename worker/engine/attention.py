@@ -39,7 +39,8 @@ Model = Callable[[Batch], torch.Tensor]
 def attend(qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Queries, keys and values [rows, 3, heads, size] → context [rows, heads, size]."""
     if batch.offsets is not None:
-        return _varlen(*qkv.unbind(1), batch.offsets, batch.offsets, batch.longest, batch.longest)
+        q, k, v = qkv.unbind(1)
+        return _varlen(q, k, v, batch.offsets, batch.offsets, batch.longest, batch.longest)
     rows, _, heads, size = qkv.shape
     context = torch.empty(rows, heads, size, dtype=qkv.dtype, device=qkv.device)
     # Measured on a processor with AVX512-BF16: up to twice as fast, whatever the length; in float32 it is no faster.
