@@ -23,6 +23,7 @@ from worker.configuration import ConfigurationError, unknown_variables
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
 from worker.engine.choice import make_engines
+from worker.faults import OutOfMemory
 from worker.health import Health
 from worker.http import HttpServer
 from worker.infer import InferStage
@@ -71,7 +72,9 @@ class Service:
             log.warning("environment variable %s is no setting", name)
         try:
             transport, pipeline = self._start()
-        except (ConfigurationError, CheckpointError, TransportConfigurationError, TransportUnavailable) as error:
+        except (
+            ConfigurationError, CheckpointError, OutOfMemory, TransportConfigurationError, TransportUnavailable
+        ) as error:  # fmt: skip
             print(f"review-worker: {error}", file=sys.stderr)
             return MISCONFIGURED
         except Stopped:

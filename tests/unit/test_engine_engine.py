@@ -28,10 +28,13 @@ class Adder:
         self.batches: list[int] = []
         self.fault: Exception | None = None
         self.drift = 0.0
+        self.memory = 10**9
 
     def __call__(self, packed: Packed) -> npt.NDArray[np.float32]:
         if self.fault is not None:
             raise self.fault
+        if packed.tokens > self.memory:
+            raise OutOfMemory("full")
         self.batches.append(packed.tokens)
         ends = [*packed.starts[1:], packed.tokens]
         sums = [packed.ids[begin:end].sum() for begin, end in zip(packed.starts, ends, strict=True)]
@@ -111,6 +114,23 @@ def test_out_of_memory_is_the_callers_to_answer() -> None:
     forward.fault = OutOfMemory("full")
     with pytest.raises(OutOfMemory):
         engine(forward).classify([[1]])
+
+
+@pytest.mark.parametrize("budget", [None, 900])
+def test_a_budget_that_does_not_fit_at_warm_up_is_halved(budget: int | None) -> None:
+    forward = Adder()
+    forward.memory = 300
+    subject = engine(forward, budget)
+    subject.warm_up()
+    assert 150 <= subject.token_budget <= 300 and subject.tokens_per_second > 0
+    assert subject.self_test()
+
+
+def test_a_device_that_holds_no_review_is_refused() -> None:
+    forward = Adder()
+    forward.memory = 0
+    with pytest.raises(OutOfMemory, match="longest review"):
+        engine(forward).warm_up()
 
 
 def test_made_up_texts_are_the_same_at_every_start() -> None:

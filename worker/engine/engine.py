@@ -5,6 +5,7 @@ What computes is a `Forward`; everything decided around it is here, and testable
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from worker.engine.budget import FIRST, MOST, best_budget
 from worker.engine.packing import Packed, pack, split
+from worker.faults import OutOfMemory
 
 Probabilities = npt.NDArray[np.float32]
 MEASURED_SECONDS = 0.5
@@ -92,13 +94,19 @@ class Engine:
         return result
 
     def warm_up(self) -> None:
-        """Finds the budget where none was given, runs it full, measures its rate and records what texts give."""
+        """Finds the budget where none was given, runs it full, measures its rate and records what texts give.
+
+        OutOfMemory where not even one longest review fits.
+        """
         if self._forward.measured is None:
             self._forward.warm_up()
             if not self._fixed:
                 self.token_budget = best_budget(self._seconds, self.longest, min(MOST, self._forward.most_tokens))
-            rate = self.token_budget / self._seconds(self.token_budget) / self._forward.engines
-            self._forward.measured = self.token_budget, rate
+            while (seconds := self._seconds(self.token_budget)) == math.inf:
+                if not self.shrink():
+                    raise OutOfMemory(f"{self.device}: a batch of one longest review does not fit its memory")
+                self._progress(f"{self.device}: out of memory, {self.token_budget:,} tokens a batch from now on")
+            self._forward.measured = self.token_budget, self.token_budget / seconds / self._forward.engines
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
         speed = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
@@ -126,16 +134,22 @@ class Engine:
         self._forward.close()
 
     def _seconds(self, budget: int) -> float:
-        """How long a batch of so many tokens takes, once it has run before: the best of what half a second holds."""
+        """How long a batch of so many tokens takes, once it has run before: the best of what half a second holds.
+
+        Infinity where it does not fit the memory.
+        """
         self.token_budget = budget
         full = fill(self._texts, budget)
-        self.classify(full)
-        best, left = float("inf"), MEASURED_SECONDS
-        while left > 0:
-            begin = time.perf_counter()
+        best, left = math.inf, MEASURED_SECONDS
+        try:
             self.classify(full)
-            took = time.perf_counter() - begin
-            best, left = min(best, took), left - took
+            while left > 0:
+                begin = time.perf_counter()
+                self.classify(full)
+                took = time.perf_counter() - begin
+                best, left = min(best, took), left - took
+        except OutOfMemory:
+            return math.inf
         return best * budget / sum(map(len, full))
 
 

@@ -19,7 +19,7 @@ from worker.engine.attention import Batch, Model
 from worker.engine.bert import PackedBert
 from worker.engine.budget import tokens_that_fit
 from worker.engine.cpu import CpuForward
-from worker.engine.device import TOLERANCE, arithmetic, devices
+from worker.engine.device import arithmetic, devices
 from worker.engine.engine import Engine, Forward, made_up_texts
 from worker.engine.packing import pack
 from worker.engine.processor import Cores, cores, keep_freed_memory, memory_left
@@ -27,6 +27,8 @@ from worker.engine.spec import bert_spec, head_problem
 from worker.settings import EngineSettings
 
 Progress = Callable[[str], None]
+SAME = 1e-5
+"""Largest difference of a probability, in float32, at which packed answers count as the padded ones."""
 
 
 def load_engines(
@@ -60,8 +62,8 @@ def _on(
     progress(f"loading {checkpoint.ref} onto {device} in {str(dtype).removeprefix('torch.')}")
     config = _config(checkpoint)
     model, parameters = _model(checkpoint, config, device, dtype, progress)
-    forward = _forward(model, config, device, dtype, parameters, engines)
     longest = manifest.recipe.max_length
+    forward = _forward(model, config, device, dtype, parameters, engines, longest)
     if forward.most_tokens < longest:
         raise CheckpointError(
             f"{checkpoint.ref}: a batch of one longest review does not fit the memory left on {device}"
@@ -128,7 +130,7 @@ def _stock(
             difference, cause = np.inf, type(error).__name__
         else:
             cause = f"answers differ by {difference:.1g}"
-    if difference <= TOLERANCE["float32"]:
+    if difference <= SAME:
         packed.place(dtype, device)
         return packed, parameters
     progress(f"{config.get('model_type')} cannot run packed ({cause}): padded, in batches of similar length")
@@ -136,12 +138,15 @@ def _stock(
 
 
 def _forward(
-    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, parameters: int, engines: int
-) -> Forward:
+    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, parameters: int, engines: int,
+    longest: int,
+) -> Forward:  # fmt: skip
     hidden = config.get("hidden_size") or config.get("dim") or 768
     inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
     # What is alive at once: input, query, key, value, context and both sides of the wide products, and as much again.
     per_token = (6 * hidden + 2 * inner) * dtype.itemsize
+    if device.type == "cpu" and dtype == torch.bfloat16:  # attention by products: scores, in float32, and weights
+        per_token += longest * (config.get("num_attention_heads") or config.get("n_heads") or 12) * 8
     model_bytes = parameters * dtype.itemsize
     if device.type == "cpu":
         fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines)
