@@ -4,6 +4,7 @@ import json
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from schemas.manifest import CheckpointManifest
 from schemas.recipe import TextRecipe
 from schemas.store import Checkpoint, CheckpointError, digest
-from worker.engine import Engine, attention, load_engine, load_engines
+from worker.engine import Engine, attention, load_engine, load_engines, loading
 from worker.engine.attention import Batch
 from worker.engine.packing import Slots, pack
+from worker.engine.processor import cores
 from worker.faults import DeviceFault, OutOfMemory
 from worker.settings import EngineSettings
 
@@ -64,11 +66,16 @@ def seal(directory: Path) -> Checkpoint:
     return Checkpoint(directory, manifest)
 
 
-def reference(directory: Path, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    """The stock model in float32, padded."""
+@cache
+def stock(directory: Path) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+    return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def reference(directory: Path, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    """The stock model in float32, padded."""
+    model = stock(directory)
     width = max(map(len, sequences))
     ids = torch.tensor([[*sequence, *[0] * (width - len(sequence))] for sequence in sequences])
     mask = torch.tensor([[1] * len(sequence) + [0] * (width - len(sequence)) for sequence in sequences])
@@ -192,13 +199,18 @@ def plain_varlen(
     return context
 
 
+LENGTHS = st.lists(st.sampled_from([1, LONGEST]) | st.integers(1, LONGEST), min_size=1, max_size=40)
+
+
 @settings(max_examples=30, deadline=None)
-@given(lengths=st.lists(st.integers(1, LONGEST), min_size=1, max_size=40), data=st.data())
-def test_company_changes_nothing(engine: Engine, lengths: list[int], data: st.DataObject) -> None:
+@given(lengths=LENGTHS, data=st.data())
+def test_every_answer_is_the_padded_model_s_and_company_changes_nothing(
+    checkpoint: Checkpoint, engine: Engine, lengths: list[int], data: st.DataObject
+) -> None:
     sequences = reviews(lengths)
     together = engine.classify(sequences)
     assert together.shape == (len(lengths), 2) and together.dtype == np.float32
-    assert np.abs(together.sum(1) - 1).max() < 1e-5
+    assert np.abs(together - reference(checkpoint.directory, sequences)).max() < 1e-5
     alone = data.draw(st.integers(0, len(lengths) - 1))
     assert np.abs(engine.classify([sequences[alone]])[0] - together[alone]).max() < 1e-5
     shuffled = data.draw(st.permutations(range(len(lengths))))
@@ -249,6 +261,49 @@ def test_a_lost_device_is_no_records_fault(checkpoint: Checkpoint) -> None:
     engine._forward._model = model
     with pytest.raises(DeviceFault):
         engine.classify([[1, 2]])
+
+
+def test_what_does_not_fit_beside_a_serving_engine_is_refused(
+    checkpoint: Checkpoint, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, weights = engine.classify(reviews([5, 9])), (checkpoint.directory / "model.safetensors").stat().st_size
+    for left, cause in ((weights - 1, "MiB are left"), (weights + 1, "one longest review does not fit")):
+        monkeypatch.setattr(loading, "memory_left", lambda left=left: left)
+        with pytest.raises(CheckpointError, match=cause):
+            load_engines(checkpoint, FLOAT32)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "memory_left", lambda: 2**40)
+        patch.setattr(loading, "PackedBert", full)
+        with pytest.raises(CheckpointError, match="does not fit the memory"):
+            load_engines(checkpoint, FLOAT32)
+    assert (engine.classify(reviews([5, 9])) == before).all()
+
+
+def full(*arguments: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_there_is_room_for_a_successor(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine so small that the first engines' budget is bounded by it."""
+    left = 4 * (checkpoint.directory / "model.safetensors").stat().st_size
+    monkeypatch.setattr(loading, "memory_left", lambda: left)
+    wanted = FLOAT32.model_copy(update={"token_budget": 10**6})
+    first = load_engines(checkpoint, wanted)
+    left -= first[0].parameters * 4 + (left - first[0].parameters * 4) // 2  # a second model, and the first's batches
+    successor = load_engines(checkpoint, wanted, successor=True)
+    assert LONGEST < successor[0].token_budget < 10**6
+    assert abs(successor[0].token_budget - first[0].token_budget) <= 1
+
+
+def test_each_device_has_engines_and_a_model_of_its_own(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(loading, "devices", lambda wanted: [cpu, cpu])
+    engines = load_engines(checkpoint, FLOAT32)
+    assert len(engines) == 2 * cores() and len({id(engine._forward) for engine in engines}) == 2
+    answers = [engine.classify(reviews([5, 9])) for engine in engines]
+    assert all((answer == answers[0]).all() for answer in answers)
 
 
 def test_shrink_stops_at_one_longest_review(checkpoint: Checkpoint) -> None:

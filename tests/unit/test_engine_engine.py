@@ -174,3 +174,6 @@ def test_budget_keeps_its_bounds() -> None:
 def test_memory_leaves_room_for_a_second_model_and_its_batches() -> None:
     assert tokens_that_fit(bytes_left=1000, model_bytes=200, bytes_per_token=4, engines=2) == 50
     assert tokens_that_fit(bytes_left=100, model_bytes=200, bytes_per_token=4, engines=1) == 0
+    most = tokens_that_fit(bytes_left=1000, model_bytes=200, bytes_per_token=4, engines=1)
+    left = 1000 - most * 4 - 200
+    assert tokens_that_fit(left, model_bytes=200, bytes_per_token=4, engines=1, later=0) == most, "of the successor"

@@ -27,6 +27,6 @@ def best_budget(seconds: Callable[[int], float], least: int, most: int) -> int:
     return budget
 
 
-def tokens_that_fit(bytes_left: int, model_bytes: int, bytes_per_token: int, engines: int) -> int:
-    """Most tokens a batch may have, leaving room for a second model and its warm-up beside this one's."""
-    return max(0, bytes_left - model_bytes) // (2 * engines * bytes_per_token)
+def tokens_that_fit(bytes_left: int, model_bytes: int, bytes_per_token: int, engines: int, later: int = 1) -> int:
+    """Most tokens a batch may have, leaving room for so many `later` models and their warm-up beside this one's."""
+    return max(0, bytes_left - later * model_bytes) // ((1 + later) * engines * bytes_per_token)

@@ -32,18 +32,18 @@ SAME = 1e-5
 
 
 def load_engines(
-    checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None
+    checkpoint: Checkpoint, settings: EngineSettings, *, progress: Progress = lambda line: None, successor: bool = False
 ) -> list[Engine]:
     """The engines of every device that the settings name, not yet warm: one a core of the processor, two a GPU.
 
-    Those of a device share one model; each is to be called by a thread of its own. CheckpointError where the checkpoint
-    is no classifier that can be served or does not fit beside what is loaded already; ValueError where the settings
-    name a device there is not.
+    Those of a device share one model; each is to be called by a thread of its own. They leave room for a successor,
+    which is loaded beside them and leaves none. CheckpointError where the checkpoint is no classifier that can be
+    served or does not fit beside what is loaded already; ValueError where the settings name a device there is not.
     """
     return [
         engine
         for device in devices(settings.device)
-        for engine in _on(device, checkpoint, settings, cores() if device.type == "cpu" else 2, progress)
+        for engine in _on(device, checkpoint, settings, cores() if device.type == "cpu" else 2, progress, successor)
     ]
 
 
@@ -53,8 +53,9 @@ def load_engine(checkpoint: Checkpoint, settings: EngineSettings, *, progress: P
 
 
 def _on(
-    device: torch.device, checkpoint: Checkpoint, settings: EngineSettings, engines: int, progress: Progress
-) -> list[Engine]:
+    device: torch.device, checkpoint: Checkpoint, settings: EngineSettings, engines: int, progress: Progress,
+    successor: bool = False,
+) -> list[Engine]:  # fmt: skip
     manifest = checkpoint.manifest
     dtype = arithmetic(settings.dtype, device)
     if device.type == "cpu":
@@ -63,7 +64,7 @@ def _on(
     config = _config(checkpoint)
     model, parameters = _model(checkpoint, config, device, dtype, progress)
     longest = manifest.recipe.max_length
-    forward = _forward(model, config, device, dtype, parameters, engines, longest)
+    forward = _forward(model, config, device, dtype, parameters, engines, longest, later=0 if successor else 1)
     if forward.most_tokens < longest:
         raise CheckpointError(
             f"{checkpoint.ref}: a batch of one longest review does not fit the memory left on {device}"
@@ -139,7 +140,7 @@ def _stock(
 
 def _forward(
     model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, parameters: int, engines: int,
-    longest: int,
+    longest: int, later: int,
 ) -> Forward:  # fmt: skip
     hidden = config.get("hidden_size") or config.get("dim") or 768
     inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
@@ -149,10 +150,10 @@ def _forward(
         per_token += longest * (config.get("num_attention_heads") or config.get("n_heads") or 12) * 8
     model_bytes = parameters * dtype.itemsize
     if device.type == "cpu":
-        fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines)
+        fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines, later)
         return CpuForward(model, Cores(cores(), engines), dtype, config["vocab_size"], parameters, fits)
     from worker.engine.cuda import CudaForward
 
-    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines)
+    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines, later)
     known = isinstance(model, PackedBert)
     return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits, engines, graphs=known)
