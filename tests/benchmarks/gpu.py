@@ -123,7 +123,11 @@ def stock(weights: dict[str, torch.Tensor], dtype: torch.dtype) -> Any:
     """Hugging Face's own model: padded sequences → probabilities on the CPU."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    model = BertForSequenceClassification(BertConfig(vocab_size=SPEC.vocabulary))
+    config = BertConfig(
+        vocab_size=SPEC.vocabulary, num_hidden_layers=SPEC.layers, hidden_size=SPEC.hidden,
+        num_attention_heads=SPEC.heads, intermediate_size=SPEC.inner,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
     model.load_state_dict(weights, strict=False)
     model = model.to(DEVICE, dtype).eval()
 
@@ -204,9 +208,9 @@ def padded_rate(weights: dict[str, torch.Tensor], reviews: list[list[int]]) -> f
 
 def profile(forward: CudaForward, reviews: list[list[int]], budget: int) -> None:
     batch = reviews[next(iter(split([len(review) for review in reviews], budget)))]
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+    with torch.profiler.profile(activities=list(torch.profiler.supported_activities())) as profiler:
         engine_of(forward, budget).classify(batch)
-    say(profiler.key_averages().table(sort_by="cuda_time_total", row_limit=25))
+    say(profiler.key_averages().table(sort_by="self_device_time_total", row_limit=25))
 
 
 def made_up(path: str) -> list[list[int]]:
