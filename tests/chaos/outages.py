@@ -121,7 +121,6 @@ def _outage(
         result.expect(rate(during) < rate(before) / 2, "it was no outage")
         repair()
     repaired = watch.mark()
-    stage.progress()
     stage.let_pass(min(length.outage, full_rate_within + SUSTAINED + 2), "full rate")
     took = seconds_to_full_rate(before, watch.samples[repaired:])
     stream.settle()
@@ -167,7 +166,6 @@ def deleted(stage: Stage, stream: Stream, length: Length) -> Result:
     if not worker.running:
         result.expect(worker.wait(1) == 1, "the worker ended with another exit code than 1")
         stage.start()
-    stage.progress()
     stream.settle()
     unseen = stream.missing().intersection(earlier.lost)
     # Acknowledged before: those results were deleted with the topic.
