@@ -12,7 +12,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.mutations import command
 from tests.chaos.reviews import review_texts
 from tests.chaos.run import Mode, Run, Verdict, Workers
-from tests.chaos.world import World
+from tests.chaos.world import PARTITIONS, World
 from tests.fakes.checkpoint import make_checkpoint
 
 AT_ONCE = 3
@@ -28,6 +28,7 @@ class Scenario:
     faults: Sequence[Fault]
     records: int = 12_000
     nodes: int = 1
+    partitions: int = PARTITIONS
     mutation: str = ""
     workers: Workers = field(default_factory=Workers)
 
@@ -48,7 +49,7 @@ def chaos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         like = scenario.workers
         if scenario.mutation:
             like = replace(like, command=command(scenario.mutation, own))
-        with World(scenario.nodes) as world:
+        with World(scenario.nodes, partitions=scenario.partitions) as world:
             return Run(scenario.mode, world, checkpoint, own, scenario.records, workers=like).execute(scenario.faults)
 
     scenarios = [

@@ -40,9 +40,13 @@ class World:
     """One node behind a proxy, or three without. A context manager. With `data_dir` the records stay."""
 
     def __init__(
-        self, nodes: int = 1, data_dir: Path | None = None, properties: Mapping[str, str] | None = None
+        self,
+        nodes: int = 1,
+        data_dir: Path | None = None,
+        properties: Mapping[str, str] | None = None,
+        partitions: int = PARTITIONS,
     ) -> None:
-        self.nodes = nodes
+        self.nodes, self._input_partitions = nodes, partitions
         self.proxy: Proxy | None = None
         properties = {**QUICK, **(properties or {})}
         port = 0
@@ -77,7 +81,7 @@ class World:
     def create_topics(self) -> bool:
         """Makes those that do not exist; whether the input did, so that it may hold records."""
         replicas, config = self.nodes, {"min.insync.replicas": str(min(self.nodes, 2))}
-        counts = {INPUT: PARTITIONS, OUTPUT: OUTPUT_PARTITIONS, DEAD_LETTERS: OUTPUT_PARTITIONS}
+        counts = {INPUT: self._input_partitions, OUTPUT: OUTPUT_PARTITIONS, DEAD_LETTERS: OUTPUT_PARTITIONS}
         there = self._admin.list_topics(timeout=ANSWER).topics
         new = [NewTopic(name, count, replicas, config=config) for name, count in counts.items() if name not in there]
         for answer in self._admin.create_topics(new).values() if new else ():
