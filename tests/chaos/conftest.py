@@ -1,71 +1,41 @@
-"""What the short form of the chaos suite shares: its scenarios run a few at a time, since most of each is waiting."""
+"""Lets the tests of the chaos suite run a few at a time, since most of each is waiting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.chaos.faults import Fault
-from tests.chaos.mutations import command
 from tests.chaos.reviews import review_texts
-from tests.chaos.run import Mode, Run, Verdict, Workers
-from tests.chaos.world import PARTITIONS, World
 from tests.fakes.checkpoint import make_checkpoint
 
-AT_ONCE = 3
+AT_ONCE = 4
 
-Chaos = Callable[["Scenario"], Verdict]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One run: a mode, what goes wrong, and the worker it happens to."""
-
-    mode: Mode
-    faults: Sequence[Fault]
-    records: int = 12_000
-    nodes: int = 1
-    partitions: int = PARTITIONS
-    mutation: str = ""
-    workers: Workers = field(default_factory=Workers)
-
-    def __str__(self) -> str:
-        return "-".join(filter(None, [self.mutation or str(self.mode), f"{self.nodes} nodes" * (self.nodes > 1)]))
+Job = Callable[[Path, Path], Any]
+"""Runs in a folder of its own, with a checkpoint; what it returns has `to_json`."""
 
 
 @pytest.fixture(scope="session")
-def chaos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
-    """The verdict of a scenario. Those of all tests selected are begun in their order; prints the verdict, which
-    pytest shows of a failure."""
+def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Job], Any]]:
+    """What a job returned. Those of all tests selected are begun in their order, when the first is asked for."""
     folder = tmp_path_factory.mktemp("chaos")
     checkpoint = make_checkpoint(folder / "random", review_texts())
-
-    def run(number: int, scenario: Scenario) -> Verdict:
-        own = folder / str(number)
-        own.mkdir()
-        like = scenario.workers
-        if scenario.mutation:
-            like = replace(like, command=command(scenario.mutation, own))
-        with World(scenario.nodes, partitions=scenario.partitions) as world:
-            return Run(scenario.mode, world, checkpoint, own, scenario.records, workers=like).execute(scenario.faults)
-
-    scenarios = [
-        item.callspec.params["scenario"]
-        for item in request.session.items
-        if isinstance(item, pytest.Function) and "scenario" in getattr(item, "callspec", request).params
-    ]
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    jobs: list[Job] = [params["job"] for params in calls if "job" in params]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        verdicts: list[tuple[Scenario, Future[Verdict]]] = [
-            (scenario, pool.submit(run, number, scenario)) for number, scenario in enumerate(scenarios)
-        ]
+        running = []
+        for number, job in enumerate(jobs):
+            own = folder / str(number)
+            own.mkdir()
+            running.append(pool.submit(job, own, checkpoint))
 
-        def verdict(wanted: Scenario) -> Verdict:
-            found = next(future for scenario, future in verdicts if scenario is wanted).result()
-            print(found.to_json())
+        def returned(job: Job) -> Any:
+            found = running[jobs.index(job)].result()
+            print(found.to_json())  # which pytest shows of a failure
             return found
 
-        yield verdict
+        yield returned
         pool.shutdown(cancel_futures=True)

@@ -113,9 +113,12 @@ def relapse(run: Run) -> None:
         run.wait_ready(extra)
     run.until_in_flow(lambda: any(run.rewinds(slot) > before[slot] for slot in run.slots))
     commits = {slot: run.commits(slot) for slot in run.slots if run.rewinds(slot) > before[slot]}
-    for slot, count in commits.items():
-        run.until_in_flow(lambda slot=slot, count=count: run.commits(slot) > count)  # type: ignore[misc]
-        run.kill(slot)
+    while commits:
+        on: list[int] = []
+        run.until_in_flow(lambda on=on: on.extend(s for s, count in commits.items() if run.commits(s) > count) or on)  # type: ignore[misc]
+        for slot in on:
+            del commits[slot]
+            run.kill(slot)
     run.stop(extra)
 
 

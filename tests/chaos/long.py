@@ -34,7 +34,8 @@ from tests.chaos.faults import (
     zombie,
 )
 from tests.chaos.reviews import review_texts
-from tests.chaos.run import WORKERS, Mode, Run, State, Workers
+from tests.chaos.run import WORKERS, Run
+from tests.chaos.verdict import Mode, State, Workers
 from tests.chaos.world import World
 from tests.fakes.checkpoint import make_checkpoint
 

@@ -20,8 +20,8 @@ from typing import Any
 from confluent_kafka import Producer
 
 from tests.chaos.reviews import BAD_EVERY, review, review_texts
-from tests.chaos.run import Mode
 from tests.chaos.stage import Stage, Stream
+from tests.chaos.verdict import Mode
 from tests.chaos.watch import SUSTAINED, Sample, always_live, per_second, rate, seconds_to_full_rate
 from tests.chaos.world import INPUT, OUTPUT, PARTITIONS
 from tests.fakes.checkpoint import make_checkpoint

@@ -6,13 +6,11 @@ progress, so that there is always work in flight. A worker that ends is started 
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,84 +19,15 @@ from tests.chaos.generator import Acknowledged, Generator
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.proxy import Proxy
 from tests.chaos.reviews import expectations, review_texts
+from tests.chaos.verdict import Mode, State, Verdict, Workers
 from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, World
-from worker.tools.process import COMMAND, WorkerProcess
+from worker.tools.process import WorkerProcess
 
 WORKERS = 3
 IN_FLIGHT, COMMIT_INTERVAL = 500, 0.2  # what the bound on duplicates is made of
 SESSION_TIMEOUT = 3.0
 PROBLEMS = 10  # after which a run is given up
 RESERVE = 0.2  # of the records: kept for faults that need more than their share to have work in flight
-
-
-@dataclass(frozen=True)
-class Mode:
-    """Which guarantee, over which client."""
-
-    delivery: str
-    client: str
-
-    @property
-    def exactly_once(self) -> bool:
-        return self.delivery == "exactly_once"
-
-    def __str__(self) -> str:
-        return f"{self.delivery}/{self.client}"
-
-
-@dataclass(frozen=True)
-class Workers:
-    """What the three workers of a run are like."""
-
-    command: str = COMMAND
-    tokens_per_second: int = 8_000
-    """Some 280 reviews a second and worker."""
-    token_budgets: Sequence[int] = (6000, 1000, 1000)
-    """One holds much of its work on the device, two publish at any moment."""
-    patience: float = 90.0
-    """Seconds without progress before the run is given up."""
-
-
-@dataclass
-class State:
-    """What a run has been through; kept by the long form, so that it can be resumed."""
-
-    faults: int = 0
-    kills: int = 0
-    broker_restarts: int = 0
-    disturbances: int = 0  # times that a worker had to read again, at most
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Verdict:
-    """The last line of a mode: what was lost, doubled and out of order, and everything else that is wrong."""
-
-    mode: str
-    client: str
-    records: int
-    kills: int
-    broker_restarts: int
-    lost: int
-    duplicates: int
-    out_of_order: int
-    seconds: float
-    faults: int
-    wrong: int
-    allowed_duplicates: int
-    problems: list[str]
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @property
-    def failures(self) -> list[str]:
-        """What broke the guarantee, with examples; empty where it held."""
-        broken = [f"{name}: {count}" for name in ("lost", "out_of_order", "wrong") if (count := getattr(self, name))]
-        if self.duplicates > self.allowed_duplicates:
-            broken.append(f"duplicates: {self.duplicates}, over {self.allowed_duplicates}")
-        return [*broken, *self.problems]
 
 
 class Run:
@@ -113,6 +42,7 @@ class Run:
         records: int,
         *,
         workers: Workers | None = None,
+        backlog: bool = False,
         state: State | None = None,
         seed: int = 0,
         on_progress: Callable[[Run], None] = lambda run: None,
@@ -121,7 +51,7 @@ class Run:
         self.state = state or State()
         self.session_timeout = SESSION_TIMEOUT
         self._checkpoint, self._folder = checkpoint, folder
-        self._like = workers or Workers()
+        self._like, self._backlog = workers or Workers(), backlog
         self._random = random.Random(seed)
         self._on_progress = on_progress
         self._workers: dict[int, WorkerProcess] = {}
@@ -187,8 +117,10 @@ class Run:
         return int(self.records * (1 - RESERVE)) * (self.state.faults + steps) // (len(self._faults) + 1)
 
     def _released(self) -> int:
-        """Up to which number records may be sent now: so that there is work left for the next fault, but no more."""
-        return self.records if self.state.faults == len(self._faults) else max(self._due(2), self._extra)
+        """Up to which number records may be sent now: so that there is work left for the next fault, but no more, if
+        they are not all to be there from the start."""
+        all_of_them = self._backlog or self.state.faults == len(self._faults)
+        return self.records if all_of_them else max(self._due(2), self._extra)
 
     def _finish(self) -> None:
         """Drains every worker, and reads until nothing more can come."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 from tests.chaos.generator import Acknowledged, Generator
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.reviews import expectations, review_texts
-from tests.chaos.run import Mode
+from tests.chaos.verdict import Mode
 from tests.chaos.watch import Watch
 from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, PARTITIONS, World
 from worker.tools.process import WorkerProcess
