@@ -178,7 +178,9 @@ class Accounting:
         if hasattr(time, "pthread_getcpuclockid"):  # not on every system
             self._cpu()
         silent = now - self._answered_at
-        waiting = now - max(self._moved_at, self._answered_at) if holdings.handed else 0.0
+        if not holdings.handed:
+            self._moved_at = now  # there is nothing that could move
+        waiting = now - self._moved_at
         blocked = waiting > BLOCKED_AFTER_SECONDS or silent > SILENT_AFTER_SECONDS
         if blocked:
             self._metrics.add(m.BLOCKED, since)
