@@ -16,6 +16,7 @@ Knows no Kafka client, no model, and no metric's wording.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import queue
 import threading
@@ -36,7 +37,7 @@ from worker.membership import Membership
 from worker.publish import ResultWriter
 from worker.settings import Settings
 from worker.tokenize import TokenizeStage
-from worker.transport.interface import Transport
+from worker.transport.interface import Transport, TransportConfigurationError
 from worker.work import Work
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Pipeline:
         """Ends it at once; nothing more is committed."""
         if self.error is None:
             self.error = error
+            if not isinstance(error, TransportConfigurationError):  # which explains itself
+                faulthandler.dump_traceback(all_threads=True)  # while each thread still is where it was
             self._health.fault = f"{type(error).__name__}: {error}"
         self._ended.set()
         if self._changed.acquire(timeout=1.0):  # so that leaving the group waits for nothing

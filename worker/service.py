@@ -193,7 +193,6 @@ class Service:
             return MISCONFIGURED
         if pipeline.error is not None:
             log.error("fault: %s: %s", type(pipeline.error).__name__, pipeline.error)
-            faulthandler.dump_traceback(all_threads=True)
             return FAULT
         return TRIPPED if pipeline.tripped else DRAINED
 
