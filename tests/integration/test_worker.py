@@ -21,11 +21,14 @@ from worker.transport.admin import Admin
 from worker.transport.interface import Record
 
 
-def run_until(worker: StartWorker, stream: Stream, count: int, **environment: str) -> tuple[list[Record], list[Record]]:
-    """Lets a worker handle `count` records, drains it; its results and dead letters."""
-    with worker(stream, **environment) as process:
+def run_until(
+    worker: StartWorker, stream: Stream, count: int, check: Callable[[WorkerProcess], None] = lambda process: None
+) -> tuple[list[Record], list[Record]]:
+    """Lets a worker handle `count` records, checks it, drains it; its results and dead letters."""
+    with worker(stream) as process:
         process.wait_ready()
         wait_until(lambda: sum(committed(stream).values()) >= count, f"{count} records: {process.log}", 60)
+        check(process)
         process.signal()
         assert process.wait() == 0, process.log
         assert "canary" not in process.log
@@ -97,7 +100,12 @@ def test_bad_input_goes_to_the_dead_letters_and_disturbs_nothing_else(
     optional = b'{"review_id":"o","text":"fine","rating":"many","created_at":"yesterday","title":7}'
     records = [record for pair in zip(good, bad, strict=True) for record in pair] + [(b"optional", optional, ())]
     send(stream, records)
-    results, letters = run_until(worker, {**stream, "breaker.ratio": 1.0}, len(records))
+
+    def counted(process: WorkerProcess) -> None:
+        for field in ("rating", "created_at", "title"):
+            assert process.metric(f'review_worker_invalid_optional_fields_total{{field="{field}"}}') == 1, field
+
+    results, letters = run_until(worker, {**stream, "breaker.ratio": 1.0}, len(records), counted)
     assert {result.key for result in results} == {key for key, _, _ in good} | {b"optional"}
     assert json.loads(next(r.value or b"" for r in results if r.key == b"optional"))["review"]["rating"] == "many"
     assert len(letters) == len(bad)
