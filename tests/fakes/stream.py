@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from schemas import headers
+from tests.fakes.worker import wait_until
 from worker.configuration import load_settings
 from worker.settings import KafkaSettings
 from worker.tools.process import WorkerProcess
@@ -26,11 +27,13 @@ def connection(stream: Stream) -> KafkaSettings:
 
 
 def send(stream: Stream, records: Iterable[Sent]) -> None:
-    """Writes the records to the input topic, the n-th to partition n modulo 4."""
+    """Writes the records to the input topic, the n-th to partition n modulo their number."""
     kafka = connection(stream)
-    with TopicWriter(kafka) as writer:
+    topic = kafka.input_topics[0]
+    with Admin(kafka) as admin, TopicWriter(kafka) as writer:
+        partitions = len(admin.partitions(topic))
         for number, (key, value, own) in enumerate(records):
-            writer.send(kafka.input_topics[0], key, value, own, partition=number % 4)
+            writer.send(topic, key, value, own, partition=number % partitions)
         assert writer.flush(30)
 
 
@@ -51,6 +54,20 @@ def written(stream: Stream, topic: str) -> list[Record]:
 def committed(stream: Stream) -> dict[int, int]:
     with Admin(kafka := connection(stream)) as admin:
         return {partition: offset for (_, partition), offset in admin.committed(kafka.group_id).items()}
+
+
+def run_until(
+    worker: StartWorker, stream: Stream, count: int, check: Callable[[WorkerProcess], None] = lambda process: None
+) -> tuple[list[Record], list[Record]]:
+    """Lets a worker handle `count` records, checks it, drains it; its results and dead letters."""
+    with worker(stream) as process:
+        process.wait_ready()
+        wait_until(lambda: sum(committed(stream).values()) >= count, f"{count} records: {process.log}", 60)
+        check(process)
+        process.signal()
+        assert process.wait() == 0, process.log
+        assert "canary" not in process.log
+    return written(stream, stream["kafka.output_topic"]), written(stream, stream["kafka.dead_letter_topic"])
 
 
 def make_topic(bootstrap: str, name: str, partitions: int = 4, config: Mapping[str, str] | None = None) -> str:

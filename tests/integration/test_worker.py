@@ -12,27 +12,12 @@ import pytest
 
 from schemas import headers
 from schemas.dead_letter import unwrap
-from tests.fakes.stream import StartWorker, Stream, committed, connection, event, send, written
+from tests.fakes.stream import StartWorker, Stream, committed, connection, event, run_until, send, written
 from tests.fakes.worker import wait_until
 from worker.configuration import load_settings
 from worker.sizes import batch_bytes
-from worker.tools.process import COMMAND
+from worker.tools.process import COMMAND, WorkerProcess
 from worker.transport.admin import Admin
-from worker.transport.interface import Record
-
-
-def run_until(
-    worker: StartWorker, stream: Stream, count: int, check: Callable[[WorkerProcess], None] = lambda process: None
-) -> tuple[list[Record], list[Record]]:
-    """Lets a worker handle `count` records, checks it, drains it; its results and dead letters."""
-    with worker(stream) as process:
-        process.wait_ready()
-        wait_until(lambda: sum(committed(stream).values()) >= count, f"{count} records: {process.log}", 60)
-        check(process)
-        process.signal()
-        assert process.wait() == 0, process.log
-        assert "canary" not in process.log
-    return written(stream, stream["kafka.output_topic"]), written(stream, stream["kafka.dead_letter_topic"])
 
 
 def test_every_offset_comes_out_once_in_order_and_as_classify_says(
