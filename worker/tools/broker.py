@@ -8,9 +8,9 @@ from typing import Literal
 
 from worker.tools.kafka_jars import KAFKA_VERSION, LocalKafkaError, LocalKafkaSetupError, Progress
 from worker.tools.kafka_properties import container_environment, shared_properties
-from worker.tools.kafka_ready import wait_until_ready
 from worker.tools.local_kafka import LocalKafka
 from worker.tools.local_kafka_process import Port
+from worker.transport.interface import TransportUnavailable
 
 Kind = Literal["given", "local", "testcontainers"]
 
@@ -84,6 +84,8 @@ def _container() -> Iterator[str]:
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.docker_client import DockerClient
 
+    from worker.transport.ready import wait_until_ready
+
     port = Port()
     host = DockerClient().host()
     properties = {
@@ -99,7 +101,7 @@ def _container() -> Iterator[str]:
             address = f"{host}:{port.number}"
             try:
                 wait_until_ready([address], timeout=120)
-            except LocalKafkaError as error:
+            except TransportUnavailable as error:
                 output = b"".join(container.get_logs()).decode(errors="replace")
                 raise LocalKafkaError(f"{error}; the end of its log:\n{output[-2000:]}") from error
             yield address

@@ -22,8 +22,8 @@ import typer
 from worker.tools import kafka_jars
 from worker.tools.kafka_jars import KAFKA_VERSION, LocalKafkaError, LocalKafkaSetupError, Progress
 from worker.tools.kafka_properties import HOST, node_properties, render_properties
-from worker.tools.kafka_ready import wait_until_ready
 from worker.tools.local_kafka_process import BrokerProcess, Port, hold
+from worker.transport.interface import TransportUnavailable
 
 JVM_OPTIONS = [
     "-Xmx256m",
@@ -160,7 +160,12 @@ class LocalKafka:
         return [f"{HOST}:{self._ports[node][0].number}" for node in nodes]
 
     def _wait_until_ready(self, nodes: Sequence[int]) -> None:
-        wait_until_ready(self._addresses(nodes), self._start_timeout, self.check)
+        from worker.transport.ready import wait_until_ready
+
+        try:
+            wait_until_ready(self._addresses(nodes), self._start_timeout, self.check)
+        except TransportUnavailable as error:
+            raise LocalKafkaError(str(error)) from error
 
     def _command(self, lock: kafka_jars.Lock) -> list[str]:
         cache, java = kafka_jars.cache_dir(), kafka_jars.java()

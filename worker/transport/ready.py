@@ -1,20 +1,21 @@
-"""Waits until a Kafka cluster can really be worked with. Knows nothing about how it was started."""
+"""Waits until a Kafka cluster can really be worked with. Knows nothing about how it was started. Over kafka-python."""
 
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-from worker.tools.kafka_jars import LocalKafkaError
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError, TransactionalIdNotFoundError
+
+from worker.transport.interface import TransportUnavailable
 
 
 def wait_until_ready(servers: Sequence[str], timeout: float, check: Callable[[], None] = lambda: None) -> None:
     """Returns when every server answers and both coordinators work, which also means that topics can be created.
 
-    `check` is called between attempts and raises when waiting has become pointless; LocalKafkaError after `timeout` s.
+    `check` is called between attempts and raises when waiting has become pointless; TransportUnavailable after
+    `timeout` seconds.
     """
-    from kafka import KafkaAdminClient
-    from kafka.errors import KafkaError, TransactionalIdNotFoundError
-
     deadline = time.monotonic() + timeout
     for server in servers:  # a node listens once it is registered, so this is most of the wait
         while not _accepts(server):
@@ -41,7 +42,7 @@ def wait_until_ready(servers: Sequence[str], timeout: float, check: Callable[[],
                 _pause(check, deadline, f"Kafka at {','.join(servers)} is not ready after {timeout:.0f} s: {problem}")
     except KafkaError as error:  # not even the first metadata came
         check()
-        raise LocalKafkaError(f"Kafka at {','.join(servers)} does not answer: {error}") from error
+        raise TransportUnavailable(f"Kafka at {','.join(servers)} does not answer: {error}") from error
 
 
 def _accepts(server: str) -> bool:
@@ -56,5 +57,5 @@ def _accepts(server: str) -> bool:
 def _pause(check: Callable[[], None], deadline: float, message: str) -> None:
     check()
     if time.monotonic() > deadline:
-        raise LocalKafkaError(message)
+        raise TransportUnavailable(message)
     time.sleep(0.02)
