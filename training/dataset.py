@@ -37,7 +37,7 @@ class LabelColumn:
 
     def label(self, value: Any) -> str | None:
         """The label of a value, None where it gives none (empty, or a rating outside all ranges). Raises ValueError."""
-        if value is None or value == "":
+        if is_absent(value):
             return None
         if not self.ranges:
             return str(value)
@@ -72,6 +72,11 @@ class Dataset:
         """Examples of each label."""
         found = Counter(example.label for example in examples)
         return {label: found[index] for index, label in enumerate(self.labels)}
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a cell is empty: Parquet files often hold NaN for null."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def parse_ranges(text: str) -> tuple[tuple[float, float, str], ...]:
@@ -123,7 +128,7 @@ def load(
             if label is None:
                 unlabelled += 1
             else:
-                pairs.append((text, label, None if group in (None, "") else str(group)))
+                pairs.append((text, label, None if is_absent(group) else str(group)))
         if absent - {"text"}:
             raise InputError(f"{file}: no column {' or '.join(sorted(absent))}, which the text template reads")
     names = _names(pairs, label_column, labels, files)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import typer
 
@@ -73,6 +75,22 @@ def test_rows_become_events(tmp_path):
     events = list(read(path))
     assert [(event.place, event.key) for event in events] == [(f"{path}:2", b"7"), (f"{path}:3", b"p")]
     assert json.loads(events[0].value) == {"review_id": "7", "id": "7", "text": "Good"}
+
+
+def test_what_is_not_a_number_is_absent(tmp_path):
+    path = write(tmp_path, b"id,text,rating\n7,Good,nan\n8,Bad,inf\n9,Fine,4\n", "r.csv")
+    ratings = [json.loads(event.value, parse_constant=pytest.fail).get("rating") for event in read(path)]
+    assert ratings == [None, None, 4]
+
+
+def test_a_parquet_file_s_missing_numbers_are_absent(tmp_path):
+    nan, path = float("nan"), str(tmp_path / "r.parquet")
+    rows = [{"id": "7", "text": "Good", "rating": nan, "aspects": {"price": nan, "marks": [1.0, nan]}}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    (event,) = read(path)
+    assert json.loads(event.value, parse_constant=pytest.fail) == {
+        "review_id": "7", "id": "7", "text": "Good", "aspects": {"price": None, "marks": [1.0, None]},
+    }  # fmt: skip
 
 
 def test_raw_lines_stay_as_they_are(tmp_path):

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from schemas.recipe import TextRecipe
@@ -32,6 +34,14 @@ def test_ratings_become_labels_in_the_order_given(tmp_path: Path) -> None:
     ]
     assert dataset.unlabelled == 4
     assert dataset.counts(dataset.examples) == {"negative": 2, "positive": 3}
+
+
+def test_missing_ratings_of_a_parquet_file_give_no_label(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    ratings = [1.0, float("nan"), None, 5.0]
+    pyarrow.parquet.write_table(pyarrow.table({"text": list("abcd"), "rating": ratings}), path)
+    dataset = load([path], RATING, TextRecipe())
+    assert [example.text for example in dataset.examples] == ["a", "d"] and dataset.unlabelled == 2
 
 
 def test_a_label_column_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from schemas.datafiles import BadRow, DataFileError, Row, read_rows
 from schemas.review import ReviewEvent
@@ -34,17 +36,30 @@ def note_bad_row(problem: str, *, skip_bad_rows: bool, bad: list[str]) -> None:
 
 
 def event_of(row: Row) -> bytes:
-    """The row as a review event. A JSONL line with an id goes as it came; elsewhere empty cells are absent, a missing
-    `review_id` is the `id`, else the row's place, and a CSV's rating is a number where it can be."""
+    """The row as a review event. A JSONL line with an id goes as it came; elsewhere empty cells and NaN are absent (in
+    nested values null), a missing `review_id` is the `id`, else the row's place, and a CSV's rating is a number where
+    it can be."""
     if row.json is not None and "review_id" in row.values:
         return row.json
-    event = {name: value for name, value in row.values.items() if value not in (None, "")}
+    values = dict(row.values)
+    if isinstance(values.get("rating"), str):
+        with suppress(ValueError):
+            values["rating"] = float(values["rating"])
+    event = {name: value for name, found in values.items() if (value := _finite(found)) not in (None, "")}
     if "review_id" not in event:
         event = {"review_id": str(event.get("id", row.place)), **event}
-    if isinstance(event.get("rating"), str):
-        with suppress(ValueError):
-            event["rating"] = float(event["rating"])
     for name in ReviewEvent.model_fields.keys() & event.keys():
         if hasattr(event[name], "isoformat"):
             event[name] = event[name].isoformat()
-    return json.dumps(event, ensure_ascii=False, default=str).encode()
+    return json.dumps(event, ensure_ascii=False, default=str, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON has no number for: NaN is how Parquet files write that there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _finite(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(member) for member in value]
+    return value
