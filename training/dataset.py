@@ -52,12 +52,14 @@ class LabelColumn:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What the files hold: examples in order, their labels, and how many rows gave none."""
+    """What the files hold: examples in order, their labels, and how many rows have none: because there is no value, or
+    because it is in none of the ranges."""
 
     files: list[str]
     labels: list[str]
     examples: list[Example]
     unlabelled: int
+    outside_ranges: int
     bad_rows: list[BadRow]
 
     @property
@@ -72,6 +74,10 @@ class Dataset:
         """Examples of each label."""
         found = Counter(example.label for example in examples)
         return {label: found[index] for index, label in enumerate(self.labels)}
+
+
+class _NoColumn(ValueError):
+    """A row lacks a column that is read: in a file with a header, all of them do."""
 
 
 def is_absent(value: Any) -> bool:
@@ -103,43 +109,52 @@ def load(
     labels: Sequence[str] | None = None,
     skip_bad_rows: bool = False,
 ) -> Dataset:
-    """Labelled rows of all files, in order; InputError at the first row that cannot be read unless they are skipped.
+    """Labelled rows of all files, in order. InputError where a file has no rows or lacks a column, and at the first row
+    that cannot be read unless they are skipped.
 
     `labels` fixes the labels and their order; without it they are those of the ranges, or those found, sorted.
     """
     pairs: list[tuple[str, str, str | None]] = []
     bad: list[BadRow] = []
-    unlabelled = 0
+    unlabelled = outside_ranges = 0
     for file in files:
-        absent = set(recipe.fields)
+        absent, empty = set(recipe.fields), True
         for row in read_rows(file):
+            empty = False
             try:
                 if isinstance(row, BadRow):
                     raise ValueError(row.cause)
                 absent -= row.values.keys()
-                label = label_column.label(_field(row, label_column.column))
+                value = _field(row, label_column.column)
+                label = label_column.label(value)
                 text = _text(row, recipe)
                 group = None if group_column is None else _field(row, group_column)
             except ValueError as error:
+                no_column = isinstance(error, _NoColumn)
+                if not skip_bad_rows or (no_column and isinstance(row, Row) and row.json is None):
+                    advice = "" if no_column else "; --skip-bad-rows leaves such rows out"
+                    raise InputError(f"{row.place}: {error}{advice}") from None
                 bad.append(BadRow(row.place, str(error)))
-                if not skip_bad_rows:
-                    raise InputError(f"{row.place}: {error}; --skip-bad-rows leaves such rows out") from None
                 continue
-            if label is None:
+            if label is not None:
+                pairs.append((text, label, None if is_absent(group) else str(group)))
+            elif is_absent(value):
                 unlabelled += 1
             else:
-                pairs.append((text, label, None if is_absent(group) else str(group)))
+                outside_ranges += 1
+        if empty:
+            raise InputError(f"{file}: no rows")
         if absent - {"text"}:
             raise InputError(f"{file}: no column {' or '.join(sorted(absent))}, which the text template reads")
     names = _names(pairs, label_column, labels, files)
     index = {name: number for number, name in enumerate(names)}
     examples = [Example(text, index[label], group) for text, label, group in pairs]
-    return Dataset(list(files), names, examples, unlabelled, bad)
+    return Dataset(list(files), names, examples, unlabelled, outside_ranges, bad)
 
 
 def _field(row: Row, column: str) -> Any:
     if column not in row.values:
-        raise ValueError(f"no column {column!r}; there are {', '.join(map(str, row.values))}")
+        raise _NoColumn(f"no column {column!r}; there are {', '.join(map(str, row.values))}")
     return row.values[column]
 
 

@@ -134,11 +134,15 @@ def read_parts(options: FitOptions, console: Console) -> tuple[Dataset, Parts]:
 def report_left_out(dataset: Dataset, console: Console) -> None:
     """Says how many rows gave no label or could not be read, and where the first of those are."""
     if dataset.unlabelled:
-        console.print(f"{dataset.unlabelled} rows left out: no label, or a rating in none of the ranges")
+        console.print(f"{dataset.unlabelled} rows left out: no label")
+    if dataset.outside_ranges:
+        console.print(f"{dataset.outside_ranges} rows left out: a rating in none of the ranges")
     if dataset.bad_rows:
         console.print(f"{len(dataset.bad_rows)} bad rows left out:")
         for row in dataset.bad_rows[:BAD_ROWS_SHOWN]:
             console.print(f"  {row.place}: {row.cause}", markup=False)
+        if len(dataset.bad_rows) > BAD_ROWS_SHOWN:
+            console.print(f"  and {len(dataset.bad_rows) - BAD_ROWS_SHOWN} more")
 
 
 def fingerprint(dataset: Dataset, parts: Parts | None = None) -> DataFingerprint:
@@ -148,7 +152,8 @@ def fingerprint(dataset: Dataset, parts: Parts | None = None) -> DataFingerprint
     return DataFingerprint(
         files=[file.rpartition("/")[2] for file in dataset.files],
         sha256=dataset.sha256,
-        rows=rows | {"unlabelled": dataset.unlabelled, "bad": len(dataset.bad_rows)},
+        rows=rows
+        | {"unlabelled": dataset.unlabelled, "outside_ranges": dataset.outside_ranges, "bad": len(dataset.bad_rows)},
         class_counts={part: dataset.counts(examples) for part, examples in named.items()},
     )
 

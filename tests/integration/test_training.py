@@ -128,7 +128,7 @@ def test_a_version_is_published_whole(fitted: dict[str, Any], home: Path) -> Non
     assert manifest.metrics.model_dump() == fitted["metrics"]
     assert fitted["metrics"]["accuracy"] > fitted["baseline"]["majority"]["accuracy"]
     assert manifest.training["hyperparameters"]["epochs"] == 3 and manifest.training["split"] == [80, 20, 0]
-    assert manifest.data.rows["unlabelled"] == 55
+    assert manifest.data.rows["outside_ranges"] == 55
     assert sum(manifest.data.rows[part] for part in ("train", "validation")) == 545
     history = json.loads((checkpoint.directory / "report" / "metrics.json").read_text())["history"]
     assert [entry["epoch"] for entry in history] == [1, 2, 3]

@@ -32,7 +32,7 @@ def test_ratings_become_labels_in_the_order_given(tmp_path: Path) -> None:
         Example("t4", 0),
         Example("t5", 0),
     ]
-    assert dataset.unlabelled == 4
+    assert dataset.unlabelled == 2 and dataset.outside_ranges == 2
     assert dataset.counts(dataset.examples) == {"negative": 2, "positive": 3}
 
 
@@ -73,6 +73,7 @@ def test_ranges_that_make_no_sense(text: str) -> None:
 @pytest.mark.parametrize(
     ("row", "cause"),
     [
+        ([1], "not a JSON object"),
         ({"text": " ", "rating": 1}, "text is blank"),
         ({"text": None, "rating": 1}, "text is blank"),
         ({"text": 5, "rating": 1}, "text is no string"),
@@ -82,12 +83,13 @@ def test_ranges_that_make_no_sense(text: str) -> None:
         ({"body": "t", "rating": 1}, "no column 'text'; there are body, rating"),
     ],
 )
-def test_a_bad_row_stops_or_is_left_out(tmp_path: Path, row: dict[str, Any], cause: str) -> None:
+def test_a_bad_row_stops_or_is_left_out(tmp_path: Path, row: Any, cause: str) -> None:
     good = [{"text": "a", "rating": 1}, {"text": "b", "rating": 5}]
     files = rows(tmp_path / "a.jsonl", good[0], row, good[1])
     with pytest.raises(InputError) as raised:
         load(files, RATING, TextRecipe())
-    assert str(raised.value) == f"{files[0]}:2: {cause}; --skip-bad-rows leaves such rows out"
+    advice = "" if "no column" in cause else "; --skip-bad-rows leaves such rows out"
+    assert str(raised.value) == f"{files[0]}:2: {cause}{advice}"
     dataset = load(files, RATING, TextRecipe(), skip_bad_rows=True)
     assert [example.text for example in dataset.examples] == ["a", "b"]
     assert [(bad.place, bad.cause) for bad in dataset.bad_rows] == [(f"{files[0]}:2", cause)]
@@ -97,6 +99,23 @@ def test_a_line_that_is_no_row_is_a_bad_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,rating\nok,1\nbroken\nok,5\n")
     with pytest.raises(InputError, match=r"a\.csv:3: 1 fields, the header has 2; --skip-bad-rows"):
+        load([str(path)], RATING, TextRecipe())
+
+
+@pytest.mark.parametrize("skip_bad_rows", [False, True])
+def test_a_missing_column_stops_also_where_bad_rows_do_not(tmp_path: Path, skip_bad_rows: bool) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,stars\nok,1\nok,5\n")
+    with pytest.raises(InputError) as raised:
+        load([str(path)], RATING, TextRecipe(), skip_bad_rows=skip_bad_rows)
+    assert str(raised.value) == f"{path}:2: no column 'rating'; there are text, stars"
+
+
+@pytest.mark.parametrize("content", ["", "text,rating\n"])
+def test_a_file_without_rows_says_so(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"a\.csv: no rows"):
         load([str(path)], RATING, TextRecipe())
 
 
@@ -115,7 +134,6 @@ def test_a_template_reads_other_columns_and_misses_those_that_never_come(tmp_pat
     [
         ([3, 3], "gives no label"),
         ([5, 4], "only the label positive"),
-        ([], "gives no label"),
     ],
 )
 def test_two_labels_are_needed(tmp_path: Path, ratings: list[int], message: str) -> None:
