@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 from pydantic import TypeAdapter, ValidationError
 
+from schemas.errors import said
 from schemas.manifest import Aliases, CheckpointManifest, FileDigest
 
 MANIFEST = "manifest.json"
@@ -192,4 +193,4 @@ def _line(error: Exception) -> str:
 
 def _first(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem["loc"] else problem["msg"]
+    return ": ".join(filter(None, (".".join(map(str, problem["loc"])), said(problem))))

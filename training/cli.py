@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from schemas import store as layout
 from schemas.datafiles import DataFileError
+from schemas.errors import said
 from schemas.recipe import TextRecipe
 from training import __version__, show, store_commands
 from training.dataset import LabelColumn, parse_ranges
@@ -239,7 +240,7 @@ def _text_recipe(template: str, max_length: int) -> TextRecipe:
     try:
         return TextRecipe(template=template, max_length=max_length)
     except ValidationError as error:
-        raise InputError(f"--text-template {template}: {error.errors()[0]['msg']}") from None
+        raise InputError(f"--text-template {template}: {said(error.errors()[0])}") from None
 
 
 def _require_extra() -> None:

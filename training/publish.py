@@ -43,6 +43,17 @@ def prepare(store: str, name: str, alias: str | None = None) -> None:
         raise InputError(f"--store {store}: cannot write there: {_line(error)}") from None
 
 
+def require_store(store: str) -> None:
+    """InputError where nothing is there."""
+    filesystem, path = _open(store)
+    try:
+        found = filesystem.exists(path)
+    except Exception as error:  # each filesystem raises what its client library does
+        raise InputError(f"--store {store}: {_line(error)}") from None
+    if not found:
+        raise InputError(f"--store {store}: does not exist")
+
+
 def versions(store: str, name: str) -> list[str]:
     """Published versions, oldest first."""
     filesystem, path = _open(store, name)

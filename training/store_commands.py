@@ -26,6 +26,7 @@ def list_(
 
     Example: review-train list --store store
     """
+    publish.require_store(store)
     rows = show.describe_store(store, [name] if name else publish.names(store))
     if as_json:
         print(json.dumps({"versions": rows}))
@@ -59,7 +60,7 @@ def verify(ref: Ref, as_json: Json = False) -> None:
 
 def promote(
     ref: Ref,
-    alias: Annotated[str, typer.Option(help="Such as production; workers can watch it.")],
+    alias: Annotated[str, typer.Option(help="Such as production; a reference may name it instead of a version.")],
     as_json: Json = False,
 ) -> None:
     """Point an alias at a version.

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
+from schemas.errors import said
 from worker.settings import Settings
 
 ENV_PREFIX = "WORKER_"
@@ -71,9 +72,8 @@ def unknown_variables() -> list[str]:
 def _explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors(include_input=False, include_url=False):
-        said = problem["msg"].removeprefix("Value error, ")
-        said = "no such setting" if problem["type"] == "extra_forbidden" else said
-        problems.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), said))))
+        what = "no such setting" if problem["type"] == "extra_forbidden" else said(problem)
+        problems.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), what))))
     return "setting " + "; ".join(problems)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pydantic import AliasGenerator, AliasPath, ConfigDict, ValidationError
 
 from schemas.dead_letter import RejectReason
+from schemas.errors import said
 from schemas.recipe import TextRecipe, render
 from schemas.review import OPTIONAL_FIELDS, LenientReviewEvent, RequiredFields, ReviewEvent
 from worker.configuration import ConfigurationError
@@ -119,5 +120,5 @@ def _rejection(error: ValidationError, payload: bytes) -> Rejection:
         if not problem["loc"]:
             return Rejection(RejectReason.NOT_AN_OBJECT, STAGE, "the value is JSON but not an object")
         if reason := _FIELD_REASONS.get(str(problem["loc"][0])):
-            return Rejection(reason, STAGE, f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}")
+            return Rejection(reason, STAGE, f"{problem['loc'][0]}: {said(problem)}")
     raise AssertionError(f"unexplained rejection: {problems[0]['type']}") from error
