@@ -102,7 +102,7 @@ class Service:
         log.info("listening on %s", server.address)
         transport = make_transport(settings)
         # From the start of the process: a wrong address is told within the time that the setting says.
-        transport.connect(max(5.0, settings.kafka.startup_timeout - (time.monotonic() - STARTED)))
+        transport.connect(round(max(5.0, settings.kafka.startup_timeout - (time.monotonic() - STARTED)), 1))
         output, dead_letters = self._check_topics(transport)
         checkpoint = fetch(settings.checkpoint.ref, settings.checkpoint.cache_dir, log.info)
         pipeline = self._build(checkpoint, transport, output, dead_letters)
