@@ -154,12 +154,12 @@ class Service:
             )  # fmt: skip
         # An instance id survives restarts and epochs do not: without a name of its own, each process would repeat them.
         worker = f"{settings.kafka.instance_id or socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-        client = type(transport).__name__
-        self._metrics.set(m.BUILD, 1, __version__, client)
+        self._metrics.set(m.BUILD, 1, __version__, transport.name)
         self._info |= {
-            "worker": worker, "client": client, "model": f"{model.name}@{model.version}", "digest": model.digest,
-            "labels": manifest.labels, "devices": [engine.device for engine in engines], "dtype": engines[0].dtype,
-            "token_budget": engines[0].token_budget, "group": settings.kafka.group_id,
+            "worker": worker, "client": transport.name, "group": settings.kafka.group_id,
+            "model": f"{model.name}@{model.version}", "digest": model.digest, "labels": manifest.labels,
+            "devices": [engine.device for engine in engines], "dtype": engines[0].dtype,
+            "token_budget": engines[0].token_budget,
         }  # fmt: skip
         accounting = Accounting(self._metrics)
         accounting.declare(manifest.labels, manifest.version)

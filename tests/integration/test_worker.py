@@ -14,6 +14,7 @@ from schemas import headers
 from schemas.dead_letter import unwrap
 from tests.fakes.stream import StartWorker, Stream, committed, connection, event, run_until, send, written
 from tests.fakes.worker import wait_until
+from worker import __version__
 from worker.configuration import load_settings
 from worker.sizes import batch_bytes
 from worker.tools.process import COMMAND, WorkerProcess
@@ -175,11 +176,13 @@ def test_the_breaker_ends_with_exit_code_3_at_the_first_unhandled_record(worker:
 
 def test_probes_and_information(worker: StartWorker, stream: Stream, texts: list[str]) -> None:
     send(stream, (event(number, texts[number]) for number in range(20)))
-    with worker(stream) as process:
+    with worker({**stream, "kafka.client": "kafka-python"}) as process:
         wait_until(lambda: process.get("/livez")[0] == 200, "alive from the start", 30)
         process.wait_ready()
         wait_until(lambda: process.metric("review_worker_labelled_records_total") == 20, "20 results", 30)
-        assert json.loads(process.get("/info")[1])["model"] == "random@v0001"
+        info = json.loads(process.get("/info")[1])
+        assert info["model"] == "random@v0001" and info["client"] == "kafka-python"
+        assert process.metric(f'review_worker_build_info{{client="kafka-python",version="{__version__}"}}') == 1
         wait_until(lambda: process.metric("review_worker_lag_records") == 0, "lag 0", 15)
         assert "review-worker is ready" in process.get("/")[1]
         assert texts[3][:20] not in process.get("/metrics")[1]

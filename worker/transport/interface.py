@@ -109,6 +109,9 @@ class Listener(Protocol):
 class Transport(Protocol):
     """One worker's Kafka."""
 
+    name: str
+    """The client, as the setting kafka.client names it."""
+
     def connect(self, timeout: float) -> None:
         """Reaches a broker, or raises TransportUnavailable / TransportConfigurationError within `timeout` seconds."""
 

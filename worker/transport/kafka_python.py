@@ -59,6 +59,8 @@ PASSING = (  # with the next polls; the last may name a broker that has just lef
 class KafkaPythonTransport:
     """One member of the group, and one idempotent producer. The client has a thread for each."""
 
+    name = "kafka-python"
+
     def __init__(self, settings: Settings) -> None:
         self._settings, self._kafka = settings, settings.kafka
         self._unsettled: set[TopicPartition] = set()  # assigned, but where to read them is not yet known

@@ -56,6 +56,8 @@ class LibrdkafkaTransport:
     so that who polls in a loop can keep them waiting for ever.
     """
 
+    name = "librdkafka"
+
     def __init__(self, settings: Settings) -> None:
         self._settings, self._kafka = settings, settings.kafka
         self._positions: dict[TopicPartition, int] = {}  # of the partitions owned

@@ -36,6 +36,8 @@ POLL_RECORDS = 500
 class MemoryTransport:
     """One member of one group and one producer. `drain_timeout`: seconds that `poll` waits for a revoked answer."""
 
+    name = "memory"
+
     def __init__(self, broker: MemoryBroker, settings: Settings, *, drain_timeout: float = 5.0) -> None:
         self._broker, self._settings, self._drain_timeout = broker, settings, drain_timeout
         self._exactly_once = settings.delivery == "exactly_once"
