@@ -47,7 +47,7 @@ def devices(wanted: str) -> list[torch.device]:
         return [torch.device("cpu")]
     kind, _, index = wanted.partition(":")
     if kind != "cuda" or (":" in wanted and not index.isdigit()):
-        raise ValueError(f"engine.device {wanted!r}: expected auto, cpu, cuda or cuda:N")
+        raise ValueError(f"engine.device {wanted!r}: expected auto, cpu, cuda, cuda:N or simulated[:tokens/s]")
     if not index or int(index) >= gpus:
         raise ValueError(f"engine.device {wanted!r}: torch finds {gpus} GPUs here")
     return [torch.device("cuda", int(index))]

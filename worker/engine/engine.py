@@ -109,8 +109,6 @@ class Engine:
             self._forward.measured = self.token_budget, self.token_budget / seconds / self._forward.engines
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
-        speed = f"{self.tokens_per_second:,.0f} tokens/s in batches of {self.token_budget:,} tokens"
-        self._progress(f"{self.device} in {self.dtype}: {speed}")
 
     def self_test(self) -> bool:
         """Whether the device still gives what it gave at warm-up for the same texts."""
