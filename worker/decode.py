@@ -35,6 +35,7 @@ class Decoder:
             )
         self._recipe = recipe
         self._tombstones = settings.tombstones
+        self._names = settings.fields
         self._event = _renamed(ReviewEvent, settings.fields)
         self._lenient = _renamed(LenientReviewEvent, settings.fields)
 
@@ -57,7 +58,7 @@ class Decoder:
         try:
             event, invalid_fields = self._validated(payload)
         except ValidationError as error:
-            work.rejection = _rejection(error, payload)
+            work.rejection = _rejection(error, payload, self._names)
             return
         if not _finite(payload):
             work.rejection = Rejection(RejectReason.INVALID_JSON, STAGE, "NaN or Infinity is not JSON")
@@ -108,7 +109,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _rejection(error: ValidationError, payload: bytes) -> Rejection:
+def _rejection(error: ValidationError, payload: bytes, names: FieldNames) -> Rejection:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     for problem in problems:
         if problem["type"] == "json_invalid":
@@ -119,6 +120,7 @@ def _rejection(error: ValidationError, payload: bytes) -> Rejection:
             return Rejection(RejectReason.INVALID_JSON, STAGE, problem["msg"])
         if not problem["loc"]:
             return Rejection(RejectReason.NOT_AN_OBJECT, STAGE, "the value is JSON but not an object")
-        if reason := _FIELD_REASONS.get(str(problem["loc"][0])):
-            return Rejection(reason, STAGE, f"{problem['loc'][0]}: {said(problem)}")
+        field = str(problem["loc"][0])
+        if reason := _FIELD_REASONS.get(field):
+            return Rejection(reason, STAGE, f"{getattr(names, field)}: {said(problem)}")
     raise AssertionError(f"unexplained rejection: {problems[0]['type']}") from error

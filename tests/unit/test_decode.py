@@ -190,6 +190,8 @@ def test_renamed_fields_are_judged_as_strictly(value: Any, reason: Reason) -> No
     work = decode(json.dumps(value).encode(), fields=fields)
     assert work.rejection is not None
     assert work.rejection.reason == reason
+    path = {Reason.INVALID_TEXT: "body.content: ", Reason.INVALID_REVIEW_ID: "id: "}.get(reason, "")
+    assert work.rejection.error.startswith(path)
 
 
 def test_a_renamed_optional_field_is_counted_by_our_name() -> None:
