@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from worker.tools.bench_engine import bench_engine_command
 from worker.tools.bench_pipeline import bench_pipeline_command
 from worker.tools.classify import classify_command
 from worker.tools.config import config_command
-from worker.tools.connection import ANY_SETTING
+from worker.tools.connection import ANY_SETTING, Config
 from worker.tools.dead_letters import dead_letters_app
 from worker.tools.demo import demo_command
 from worker.tools.kafka_jars import LocalKafkaError
@@ -66,7 +65,7 @@ def run(
     checkpoint: Annotated[
         str | None, typer.Option(help="Directory, or STORE/NAME@VERSION_OR_ALIAS; the setting checkpoint.ref.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).", envvar="WORKER_CONFIG")] = None,
+    config: Config = None,
 ) -> None:
     """Label a stream: read the input topic, write the output topic, until told to stop (SIGTERM, Ctrl-C).
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
@@ -27,7 +27,7 @@ def load_settings(config: Path | None = None, flags: Sequence[str] = (), **overr
     `flags` are what stood on the command line, such as `--kafka.group_id=reviews-eu`; `overrides` win over everything.
     """
     if config is not None and not config.is_file():
-        raise ConfigurationError(f"--config {config}: no such file")
+        raise ConfigurationError(f"--config {config}: {'is not a file' if config.exists() else 'no such file'}")
 
     class Loaded(Settings):
         @classmethod
@@ -57,7 +57,7 @@ def load_settings(config: Path | None = None, flags: Sequence[str] = (), **overr
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
     except SettingsError as error:
-        raise ConfigurationError(_without_values(str(error), flags)) from None
+        raise ConfigurationError(_group_given(flags) or _without_values(str(error), flags)) from None
     except (OSError, ValueError) as error:  # what reading the file raises: not readable, not UTF-8, not TOML
         raise ConfigurationError(f"--config {config}: {error}") from None
     return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
@@ -75,6 +75,22 @@ def _explain(error: ValidationError) -> str:
         what = "no such setting" if problem["type"] == "extra_forbidden" else said(problem)
         problems.append(": ".join(filter(None, (".".join(map(str, problem["loc"])), what))))
     return "setting " + "; ".join(problems)
+
+
+def _group_given(flags: Sequence[str]) -> str | None:
+    """Which group was given a value as if it were a setting, in words; what could not be read of it names its root."""
+    for name, group in _groups(Settings):
+        variable = ENV_PREFIX + name.replace(".", "__").upper()
+        if variable in map(str.upper, os.environ) or any(flag.partition("=")[0] == f"--{name}" for flag in flags):
+            return f"setting {name}: a group; give its settings, such as {name}.{next(iter(group.model_fields))}"
+    return None
+
+
+def _groups(group: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in group.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield prefix + name, field.annotation
+            yield from _groups(field.annotation, f"{prefix}{name}.")
 
 
 def _without_values(message: str, flags: Sequence[str]) -> str:

@@ -7,15 +7,38 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+def _one_of_these(choices: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
+    """For a union: one complaint instead of one a member."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"expected {choices}") from None
+
+    return validate
 
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -55,6 +78,7 @@ class KafkaSettings(_Group):
     ] = None  # fmt: skip
     start: Annotated[
         Literal["earliest", "latest"] | AwareDatetime,
+        WrapValidator(_one_of_these("earliest, latest or a time with its zone, such as 2026-05-01T12:00:00Z")),
         Field(description="Where a group that has never committed begins: earliest, latest or a time (RFC 3339)."),
     ] = "earliest"
     startup_timeout: Annotated[
@@ -114,7 +138,10 @@ class KafkaSettings(_Group):
         return self
 
 
-FieldPath = Annotated[str, Field(min_length=1, description="Where it stands in the input; dots reach into objects.")]
+FieldPath = Annotated[
+    str,
+    Field(pattern=r"^[^.]+([.][^.]+)*$", description="Where it stands in the input; dots reach into objects."),
+]
 
 
 class FieldNames(_Group):

@@ -99,7 +99,12 @@ def test_every_setting_can_be_given_in_the_environment_and_as_a_flag(
         (["--http.port=x"], "setting http.port: Input should be a valid integer"),
         (["--http.port=70000"], "setting http.port: Input should be less than or equal to 65535"),
         (["--delivery=twice"], "setting delivery: Input should be 'at_least_once' or 'exactly_once'"),
-        (["--kafka.start=yesterday"], "setting kafka.start"),
+        (["--kafka.start=yesterday"], "setting kafka.start: expected earliest, latest or a time with its zone"),
+        (["--in_flight=abc"], "setting in_flight: a group; give its settings, such as in_flight.records"),
+        (["--input.fields=body"], "setting input.fields: a group"),
+        (["--input.fields.text=a..b"], "setting input.fields.text: "),
+        (["--input.fields.text=.a"], "setting input.fields.text: "),
+        (["--input.fields.text=a."], "setting input.fields.text: "),
         (["--breaker.ratio=0", "--breaker.window=0"], "breaker.window: Input should be greater than or equal to 1"),
         (["--kafka.output_topic=reviews"], "setting kafka: input, output and dead-letter topics must all differ"),
         (["--kafka.heartbeat_interval=6"], "setting kafka: heartbeat_interval must be a third"),
@@ -117,7 +122,8 @@ def test_a_wrong_flag_is_one_clear_line(flags: list[str], said: str) -> None:
     ("name", "value", "said"),
     [
         ("WORKER_KAFKA__GRUP_ID", "x", "setting kafka.grup_id: no such setting"),
-        ("WORKER_KAFKA", "x", '"kafka"'),
+        ("WORKER_KAFKA", "x", "setting kafka: a group"),
+        ("WORKER_INPUT__FIELDS", "body", "setting input.fields: a group"),
         ("WORKER_HTTP__PORT", "", "setting http.port: "),
         ("WORKER_IN_FLIGHT__SECONDS", "nan", "setting in_flight.seconds: Input should be greater than 0"),
         ("WORKER_KAFKA__INPUT_TOPIC", '["a", "a"]', "topics must all differ"),
@@ -154,7 +160,7 @@ def test_a_wrong_file_is_one_clear_line(file: Path, content: bytes | None, said:
 
 
 def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no such file"):
+    with pytest.raises(ConfigurationError, match="is not a file"):
         load_settings(tmp_path)
 
 

@@ -14,6 +14,7 @@ import typer
 
 from worker.configuration import ConfigurationError, load_settings
 from worker.settings import Settings
+from worker.tools.connection import Config
 
 ROWS = 512
 
@@ -27,7 +28,7 @@ def classify_command(
     output: Annotated[
         Path | None, typer.Option(help="JSONL of labelled reviews; standard output if not given.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).")] = None,
+    config: Config = None,
     skip_bad_rows: Annotated[bool, typer.Option(help="Go on without rows that cannot be labelled; else stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON on standard output.")] = False,
 ) -> None:

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from worker.configuration import load_settings
 from worker.settings import Settings
+from worker.tools.connection import Config
 
 
 def config_command(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file (TOML).", envvar="WORKER_CONFIG")] = None,
+    config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Values only, as one line of JSON.")] = False,
     markdown: Annotated[bool, typer.Option(help="The table of settings and defaults that the README shows.")] = False,
 ) -> None:
