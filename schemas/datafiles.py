@@ -23,19 +23,30 @@ class DataFileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row; `place` is `file:line`, or `file row n` for Parquet. `json` is a JSONL line as it came."""
+class _Placed:
+    """`number` is that of the line it begins on, in a Parquet file that of the row, from 1 on."""
 
-    place: str
+    file: str
+    number: int
+
+    @property
+    def place(self) -> str:
+        """Where to look for it, for messages."""
+        return f"{self.file}:{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row(_Placed):
+    """One row. `json` is a JSONL line as it came."""
+
     values: dict[str, Any]
     json: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
+class BadRow(_Placed):
     """A line that is no row, and why."""
 
-    place: str
     cause: str
 
 
@@ -67,39 +78,39 @@ def _csv(path: str, lines: io.TextIOWrapper, suffix: str) -> Iterator[Row | BadR
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            yield BadRow(f"{path}:{first_line}", str(error))
+            yield BadRow(path, first_line, str(error))
             continue
         if fields is None:
             return
         if header is None:
             header = fields
         elif fields:
-            place = f"{path}:{first_line}"
             if len(fields) != len(header):
-                yield BadRow(place, f"{len(fields)} fields, the header has {len(header)}")
+                yield BadRow(path, first_line, f"{len(fields)} fields, the header has {len(header)}")
             elif any(
                 "\udc80" <= character <= "\udcff" for field in fields for character in field if not field.isascii()
             ):
-                yield BadRow(place, "not UTF-8")
+                yield BadRow(path, first_line, "not UTF-8")
             else:
-                yield Row(place, dict(zip(header, fields, strict=True)))
+                yield Row(path, first_line, dict(zip(header, fields, strict=True)))
 
 
 def _jsonl(path: str, lines: io.TextIOWrapper) -> Iterator[Row | BadRow]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
         try:
             line.encode()
             values = json.loads(line, parse_constant=_refuse_constant)
         except UnicodeEncodeError:
-            yield BadRow(place, "not UTF-8")
+            yield BadRow(path, number, "not UTF-8")
         except ValueError as error:
-            yield BadRow(place, f"invalid JSON: {error}")
+            yield BadRow(path, number, f"invalid JSON: {error}")
         else:
-            is_row = isinstance(values, dict)
-            yield Row(place, values, line.strip().encode()) if is_row else BadRow(place, "not a JSON object")
+            if isinstance(values, dict):
+                yield Row(path, number, values, line.strip().encode())
+            else:
+                yield BadRow(path, number, "not a JSON object")
 
 
 def _parquet(path: str) -> Iterator[Row]:
@@ -114,7 +125,7 @@ def _parquet(path: str) -> Iterator[Row]:
         for batch in pyarrow.parquet.ParquetFile(raw).iter_batches():
             for values in batch.to_pylist():
                 number += 1
-                yield Row(f"{path} row {number}", values)
+                yield Row(path, number, values)
 
 
 def _refuse_constant(name: str) -> float:

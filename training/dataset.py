@@ -134,7 +134,7 @@ def load(
                 if not skip_bad_rows or (no_column and isinstance(row, Row) and row.json is None):
                     advice = "" if no_column else "; --skip-bad-rows leaves such rows out"
                     raise InputError(f"{row.place}: {error}{advice}") from None
-                bad.append(BadRow(row.place, str(error)))
+                bad.append(BadRow(row.file, row.number, str(error)))
                 continue
             if label is not None:
                 pairs.append((text, label, None if is_absent(group) else str(group)))

@@ -59,7 +59,9 @@ def test_every_offset_comes_out_once_in_order_and_as_classify_says(
         check=True,
     )
     again = [json.loads(line) for line in output.read_text().splitlines()]
-    assert len(again) == count
+    assert [(value["source"]["topic"], value["source"]["offset"]) for value in again] == [
+        (str(file), line) for line in range(1, count + 1)
+    ]
     for value in again:
         assert value["label"] == labelled[value["review_id"]]["label"]
         assert value["scores"] == pytest.approx(labelled[value["review_id"]]["scores"], abs=1e-5)

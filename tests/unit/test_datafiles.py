@@ -28,21 +28,21 @@ def write(path: Path, content: bytes) -> str:
 )
 def test_csv_rows_know_the_line_they_start_on(tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]) -> None:
     file = write(tmp_path / f"rows.csv{suffix}", compress(CSV))
-    assert list(read_rows(file)) == [Row(f"{file}:{line}", values) for line, values in CSV_ROWS]
+    assert list(read_rows(file)) == [Row(file, line, values) for line, values in CSV_ROWS]
 
 
 def test_tsv(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.tsv", b"id\ttext\n1\ta, b\n")
-    assert list(read_rows(file)) == [Row(f"{file}:2", {"id": "1", "text": "a, b"})]
+    assert list(read_rows(file)) == [Row(file, 2, {"id": "1", "text": "a, b"})]
 
 
 def test_bad_csv_lines_are_named_and_the_rest_is_read(tmp_path: Path) -> None:
     file = write(tmp_path / "rows.csv", b'id,text\n1,a,b\n2,caf\xe9\n3,ok\n4,"never closed\n5,lost\n')
     assert list(read_rows(file)) == [
-        BadRow(f"{file}:2", "3 fields, the header has 2"),
-        BadRow(f"{file}:3", "not UTF-8"),
-        Row(f"{file}:4", {"id": "3", "text": "ok"}),
-        BadRow(f"{file}:5", "unexpected end of data"),
+        BadRow(file, 2, "3 fields, the header has 2"),
+        BadRow(file, 3, "not UTF-8"),
+        Row(file, 4, {"id": "3", "text": "ok"}),
+        BadRow(file, 5, "unexpected end of data"),
     ]
 
 
@@ -69,8 +69,8 @@ def test_parquet(tmp_path: Path) -> None:
     file = str(tmp_path / "rows.parquet")
     pq.write_table(pa.table({"text": ["a", None], "rating": [1, 5]}), file)
     assert list(read_rows(file)) == [
-        Row(f"{file} row 1", {"text": "a", "rating": 1}),
-        Row(f"{file} row 2", {"text": None, "rating": 5}),
+        Row(file, 1, {"text": "a", "rating": 1}),
+        Row(file, 2, {"text": None, "rating": 5}),
     ]
 
 

@@ -12,6 +12,7 @@ import typer
 
 from schemas.datafiles import DataFileError
 from worker.settings import KafkaSettings
+from worker.tools.events import skipped
 from worker.tools.produce import ConfigurationError, key_of, only_input, paced, parse_rate, read_file
 
 
@@ -91,6 +92,11 @@ def test_a_parquet_file_s_missing_numbers_are_absent(tmp_path):
     assert json.loads(event.value, parse_constant=pytest.fail) == {
         "review_id": "7", "id": "7", "text": "Good", "aspects": {"price": None, "marks": [1.0, None]},
     }  # fmt: skip
+
+
+def test_bad_rows_past_the_tenth_are_counted():
+    assert list(skipped(["a", "b"])) == ["skipped a", "skipped b"]
+    assert list(skipped(["a"] * 12))[9:] == ["skipped a", "and 2 more"]
 
 
 def test_raw_lines_stay_as_they_are(tmp_path):

@@ -15,6 +15,7 @@ import typer
 from worker.configuration import ConfigurationError, load_settings
 from worker.settings import Settings
 from worker.tools.connection import Config
+from worker.tools.events import skipped
 
 ROWS = 512
 
@@ -65,8 +66,8 @@ def classify_command(
             reviews += len(chunk)
             progress.update(task, completed=reviews)
     seconds = time.monotonic() - started
-    for problem in bad[:10]:
-        console.print(f"skipped {problem}", style="yellow", highlight=False, soft_wrap=True)
+    for line in skipped(bad):
+        console.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     rate = reviews / seconds if seconds else 0.0
     console.print(f"{reviews:,} reviews labelled, {len(bad):,} rejected, {rate:,.0f} reviews/s")
     if as_json:
@@ -103,12 +104,15 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
     waiting: TokenQueue[Work] = TokenQueue()
     chunk: list[Work] = []
 
+    def place(work: Work) -> str:
+        return f"{work.record.topic}:{work.record.offset}"
+
     def prepare() -> None:
         decoder.decode(chunk)
         tokenizer.tokenize(chunk)
         for work in chunk:
             if work.rejection is not None:
-                note_bad_row(f"{work.record.topic}: {work.rejection.error}", skip_bad_rows=skip_bad_rows, bad=bad)
+                note_bad_row(f"{place(work)}: {work.rejection.error}", skip_bad_rows=skip_bad_rows, bad=bad)
         waiting.put(work for work in chunk if work.rejection is None)
         chunk.clear()
 
@@ -121,12 +125,12 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
             if isinstance(written, Outgoing):
                 lines.append((written.value or b"").decode() + "\n")
             else:
-                note_bad_row(f"{work.record.topic}: {written.error}", skip_bad_rows=skip_bad_rows, bad=bad)
+                note_bad_row(f"{place(work)}: {written.error}", skip_bad_rows=skip_bad_rows, bad=bad)
         return lines
 
     yield []
-    for number, (row, value) in enumerate(read_events(path, skip_bad_rows=skip_bad_rows, bad=bad)):
-        record = Record(row.place, 0, number, 0, None, value, ())
+    for row, value in read_events(path, skip_bad_rows=skip_bad_rows, bad=bad):
+        record = Record(row.file, 0, row.number, 0, None, value, ())
         chunk.append(Work(record, TopicPartition(path, 0), 0, len(value), 0.0))
         if len(chunk) == ROWS:
             prepare()

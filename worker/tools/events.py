@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,13 @@ def note_bad_row(problem: str, *, skip_bad_rows: bool, bad: list[str]) -> None:
     if not skip_bad_rows:
         raise DataFileError(f"{problem} (--skip-bad-rows goes on without such rows)")
     bad.append(problem)
+
+
+def skipped(bad: Sequence[str], shown: int = 10) -> Iterator[str]:
+    """What to tell of the bad rows: the first, and how many more."""
+    yield from (f"skipped {problem}" for problem in bad[:shown])
+    if len(bad) > shown:
+        yield f"and {len(bad) - shown:,} more"
 
 
 def event_of(row: Row) -> bytes:

@@ -15,7 +15,7 @@ from worker.configuration import ConfigurationError, load_settings
 from worker.settings import KafkaSettings
 from worker.sizes import batch_bytes
 from worker.tools.connection import AsJson, Config, Interrupt, connected, existing
-from worker.tools.events import note_bad_row, read_events
+from worker.tools.events import note_bad_row, read_events, skipped
 from worker.transport.interface import DeliveryFailed, TransportFault
 
 T = TypeVar("T")
@@ -120,10 +120,10 @@ def _report(
 ) -> None:
     produced = deliveries.acknowledged
     rate = produced / seconds if seconds else 0.0
-    for problem in bad[:10]:
-        console.print(f"skipped {problem}", style="yellow", markup=False)
-    skipped = f", {len(bad):,} rows skipped" if bad else ""
-    console.print(f"{produced:,} produced to {topic} in {seconds:.1f} s, {rate:,.0f}/s{skipped}", markup=False)
+    for line in skipped(bad):
+        console.print(line, style="yellow", markup=False)
+    without = f", {len(bad):,} rows skipped" if bad else ""
+    console.print(f"{produced:,} produced to {topic} in {seconds:.1f} s, {rate:,.0f}/s{without}", markup=False)
     if as_json:
         summary = {"topic": topic, "produced": produced, "unacknowledged": sent - produced, "skipped": len(bad)}
         print(json.dumps({**summary, "seconds": round(seconds, 3), "records_per_second": rate}))
