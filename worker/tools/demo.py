@@ -23,6 +23,7 @@ import typer
 from schemas.datafiles import Row, read_rows
 from schemas.store import CheckpointError, fetch
 from worker.configuration import ConfigurationError, load_settings
+from worker.tools.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +36,7 @@ BROKEN_REVIEWS = 5
 HELD_OUT_PERCENT = 12
 TRAINING_ROWS = "4000"  # a minute or two on two cores; more would make it better and the wait longer
 OUTCOME_DEADLINE = 120.0
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 def demo_command(
@@ -49,7 +51,8 @@ def demo_command(
     """Train on real reviews, start Apache Kafka and a worker, and label a stream of reviews held out from training.
 
     Needs no Docker and no Java. Uses the Kafka of WORKER_KAFKA__BOOTSTRAP_SERVERS instead of its own where that is set.
-    Ends by itself; Ctrl-C ends it earlier. The last line of standard output is JSON.
+    Ends by itself; Ctrl-C ends it earlier. The last line of standard output is JSON; its reviews_per_second is the rate
+    of the backlog, null where that was not reached.
 
     Example: review-worker demo --rate 100
     """
@@ -61,9 +64,14 @@ def demo_command(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--directory {directory}: {error.strerror}") from None
-    reference = _checkpoint(console, directory)
-    with ExitStack() as stack:
-        summary = _stream(console, stack, directory, reference, rate, seconds, svg)
+    try:
+        reference = _checkpoint(console, directory)
+        with ExitStack() as stack:
+            summary = _stream(console, stack, directory, reference, rate, seconds, svg)
+    except KeyboardInterrupt:  # before the stream: there is nothing to sum up
+        console.show_cursor()
+        print("\nreview-worker demo: interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     summary["seconds"] = round(time.monotonic() - started, 1)
     _explain(console, summary)
     print(json.dumps(summary))
@@ -94,9 +102,17 @@ def _checkpoint(console: Console, directory: Path) -> str:
 
 
 def _run(command: list[str]) -> None:
-    ended = subprocess.run(command, stdout=subprocess.DEVNULL)
-    if ended.returncode != 0:
-        raise ConfigurationError(f"`{' '.join(command)}` ended with exit code {ended.returncode}")
+    """In a session of its own: on Ctrl-C one of us speaks, and it ends without a word."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        watchdog = Watchdog(process.pid)
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            watchdog.release()
+    if code != 0:
+        raise ConfigurationError(f"`{' '.join(command)}` ended with exit code {code}")
 
 
 def _held_out(row: Row) -> bool:
@@ -163,7 +179,7 @@ def _stream(
         return ledger.done >= wanted or receivers.error is not None or not worker.running
 
     interrupted = False
-    drained_in = 0.0
+    drain_rate = None
     try:
         view.phase = f"a steady stream of {rate:g} reviews a second, on {broker.kind} Kafka"
         thread = threading.Thread(target=sender.steady, args=([*steady, *broken], rate, stop), daemon=True)
@@ -173,7 +189,8 @@ def _stream(
         backlog_at = time.monotonic()
         sender.burst(backlog)
         _wait(lambda: finished(len(reviews) + len(broken)))
-        drained_in = ledger.last_at - backlog_at
+        if ledger.last_at > backlog_at:
+            drain_rate = round(len(backlog) / (ledger.last_at - backlog_at), 1)
         if svg:
             _picture(svg, view)
     except KeyboardInterrupt:
@@ -188,7 +205,7 @@ def _stream(
         raise receivers.error
     if broker.kind == "given":
         console.print(f"Your cluster now has three topics more: {settings.kafka.input_topics[0]}*", style="yellow")
-    return _summary(ledger, broker.kind, len(backlog) / drained_in if drained_in else 0.0)
+    return _summary(ledger, broker.kind, drain_rate)
 
 
 def _wait(condition: Any) -> None:
@@ -206,7 +223,7 @@ def _picture(path: Path, view: View) -> None:
     console.save_svg(str(path), title="make demo")
 
 
-def _summary(ledger: Ledger, broker: str, drain_rate: float) -> dict[str, Any]:
+def _summary(ledger: Ledger, broker: str, drain_rate: float | None) -> dict[str, Any]:
     from worker.tools.demo_view import percentiles
 
     duplicates = sum(ledger.results.values()) - len(ledger.results)
@@ -217,7 +234,7 @@ def _summary(ledger: Ledger, broker: str, drain_rate: float) -> dict[str, Any]:
         "lost": ledger.sent - ledger.done,
         "duplicates": duplicates,
         "accuracy": round(ledger.right / max(1, len(ledger.results)), 4),
-        "reviews_per_second": round(drain_rate, 1),
+        "reviews_per_second": drain_rate,
         "latency_ms": percentiles(ledger.latencies),
         "broker": broker,
     }
@@ -226,7 +243,7 @@ def _summary(ledger: Ledger, broker: str, drain_rate: float) -> dict[str, Any]:
 def _explain(console: Console, summary: dict[str, Any]) -> None:
     latency = summary["latency_ms"]
     rate = summary["reviews_per_second"]
-    backlog = f"; the backlog went at {rate:,.0f} reviews a second" if rate else ""
+    backlog = f"; the backlog went at {rate:,.0f} reviews a second" if rate is not None else ""
     console.print(
         f"\n[bold]{summary['reviews']:,} reviews went in; {summary['labelled']:,} came out labelled and "
         f"{summary['dead_lettered']} broken ones went to the dead letters. {summary['lost']} lost, "
