@@ -1,7 +1,8 @@
-"""What the tests of the whole worker share: a checkpoint, real review texts, and three fresh topics."""
+"""What the tests of the whole worker share: a checkpoint, real review texts, three fresh topics, worker and tools."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 
 from schemas.datafiles import Row, read_rows
 from tests.fakes.checkpoint import make_checkpoint
+from tests.fakes.stream import Stream
+from tests.fakes.tools import flags
+from worker.cli import app
 from worker.tools.process import WorkerProcess
 
 BUNDLED_REVIEWS = Path(__file__).parents[2] / "training" / "data" / "vader_reviews.csv.gz"
@@ -42,3 +46,16 @@ def stream(bootstrap: str, topics: Callable[..., str]) -> dict[str, Any]:
 def worker(checkpoint: Path, tmp_path: Path) -> Callable[..., WorkerProcess]:
     """Starts `review-worker run` with the settings given."""
     return lambda settings, **environment: WorkerProcess(checkpoint, tmp_path / "worker.log", settings, **environment)
+
+
+@pytest.fixture
+def tool(stream: Stream, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Runs a command in this process and returns its last line, which is JSON."""
+
+    def call(*command: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert not app([*command, "--json", *flags(stream)], standalone_mode=False)
+        found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    return call

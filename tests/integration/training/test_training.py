@@ -1,10 +1,7 @@
-"""`review-train` for real on a tiny model: what it publishes, that it resumes, and what it refuses."""
+"""`review-train` for real on a tiny model: what it publishes, and that it resumes."""
 
-import csv
 import json
-import random
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +9,10 @@ import numpy as np
 import pytest
 
 from schemas.store import ALLOWED_FILE, fetch, read_manifest
-from tests.fakes.tiny_model import POSITIONS, make_base_model, make_classifier
+from tests.fakes.reviews import Command, fit_arguments, reviews
+from tests.fakes.tiny_model import POSITIONS, make_classifier
 from training import cli, trainer
 from training.metrics import softmax
-
-GOOD = ["great", "lovely", "superb", "pretty", "comfy"]
-BAD = ["awful", "ugly", "broken", "cheap", "scratchy"]
-THINGS = ["dress", "shirt", "film", "player", "skirt", "story", "camera"]
-Command = Callable[..., tuple[int, dict[str, Any], str]]
-
-
-def reviews(count: int) -> list[dict[str, Any]]:
-    """Reviews of which three in ten are bad; one rating in eight says the opposite of its text, some are 3."""
-    chance = random.Random(1)
-    rows = []
-    for number in range(count):
-        bad = chance.random() < 0.3
-        rating = 3 if number % 11 == 0 else chance.choice([1, 2] if bad != (chance.random() < 0.125) else [4, 5])
-        text = f"{chance.choice(BAD if bad else GOOD)} {chance.choice(THINGS)} number {number}"
-        rows.append({"text": text, "rating": rating, "product": number % 40})
-    return rows
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> str:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,52 +24,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a base model, training data and held-out data."""
-    directory = tmp_path_factory.mktemp("training")
-    rows = reviews(700)
-    make_base_model(directory / "base", (row["text"] for row in rows))
-    write(directory / "train.csv", rows[:600])
-    write(directory / "held-out.csv", rows[600:])
-    return directory
-
-
-@pytest.fixture
-def command(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs review-train; exit code, JSON line and standard error."""
-
-    def run(*arguments: str) -> tuple[int, dict[str, Any], str]:
-        monkeypatch.chdir(home)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        monkeypatch.setattr("sys.argv", ["review-train", *arguments, "--json"])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, json.loads(captured.out.splitlines()[-1]) if code == 0 else {}, captured.err
-
-    return run
-
-
-def fit_arguments(name: str, *more: str) -> list[str]:
-    arguments = [
-        "fit",
-        "--data",
-        "train.csv",
-        "--test-data",
-        "held-out.csv",
-        "--base-model",
-        "base",
-        "--store",
-        "store",
-    ]
-    arguments += ["--name", name, "--max-length", "32", "--split", "80/20/0", "--work-dir", "work"]
-    return [*arguments, "--recipe", "fast", "--epochs", "3", "--learning-rate", "5e-3", *more]
 
 
 @pytest.fixture(scope="module")
@@ -248,67 +175,3 @@ def test_a_version_can_be_trained_further(fitted: dict[str, Any], home: Path, co
     code, _, err = command(*fit_arguments("m", "--epochs", "1", "--base-model", "store/m/v0001"))
     assert code == 0, err
     assert read_manifest(f"{home}/store/m/v0002").parent == "m@v0001"
-
-
-def pickled(directory: Path) -> None:
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-
-
-def with_code(directory: Path) -> None:
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
-
-
-def truncated(directory: Path) -> None:
-    weights = (directory / "model.safetensors").read_bytes()
-    (directory / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-
-
-def without_config(directory: Path) -> None:
-    (directory / "config.json").unlink()
-
-
-def without_tokenizer(directory: Path) -> None:
-    (directory / "tokenizer.json").unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (pickled, "pytorch_model.bin is a pickle, and only safetensors weights are read"),
-        (with_code, "needs code of its own"),
-        (truncated, "refused: "),
-        (without_config, "config.json is missing"),
-        (without_tokenizer, "refused: "),
-        (None, "no trained classifier"),
-    ],
-)
-def test_models_that_are_refused(
-    home: Path, command: Command, damage: Callable[[Path], None] | None, message: str
-) -> None:
-    shutil.rmtree(home / "refused", ignore_errors=True)
-    if damage:
-        make_classifier(home / "refused", (row["text"] for row in reviews(50)), ["bad", "good"])
-        damage(home / "refused")
-    else:
-        shutil.copytree(home / "base", home / "refused")
-    code, _, err = command("import", "--model", "refused", "--store", "store", "--name", "refused")
-    assert code == 2 and message in err and err.strip().count("\n") == 0, err
-    assert not list((home / "store" / "refused").glob("v*"))
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--base-model", "google-bert/bert-base-cased"], "the Hub did not give it"),
-        (["--base-model", "./missing"], "./missing: no such directory"),
-        (["--max-length", "65"], "reads at most 64 tokens"),
-        (["--rating-column", "stars"], "train.csv:2: no column 'stars'; there are text, rating, product"),
-        (["--data", "missing.csv"], "missing.csv: no such file"),
-        (["--labels", "1-5:any"], "only the label any"),
-        (["--test-data", "train.csv"], "too few rows"),
-    ],
-)
-def test_mistakes_are_one_line(command: Command, more: list[str], message: str) -> None:
-    code, _, err = command(*fit_arguments("mistakes", *more))
-    assert code == 2 and message in err.splitlines()[-1] and "Traceback" not in err, err
