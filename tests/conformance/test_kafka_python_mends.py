@@ -26,7 +26,7 @@ def world(bootstrap: str, topics: Callable[..., str]) -> Iterator[KafkaWorld]:
 def test_a_join_that_outlasts_many_polls_is_finished(world: KafkaWorld) -> None:
     member = world.join(world.topic(2))
     deadline = time.monotonic() + 15
-    while not member.transport._unsettled:
+    while not member.transport._rebalances.unsettled:
         member.transport._consumer.poll(timeout_ms=1)
         assert time.monotonic() < deadline, "it joins again and again"
     until(lambda: member.owned, member)

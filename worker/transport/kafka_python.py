@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, errors
+from kafka import KafkaConsumer, errors
 from kafka import TopicPartition as KafkaPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
@@ -39,6 +39,7 @@ from worker.transport.kafka_python_client import (
 )
 from worker.transport.kafka_python_group import Lookup, committable, free_parked_buffers, leave, mend
 from worker.transport.kafka_python_producer import Producer, open_client
+from worker.transport.kafka_python_rebalances import Rebalances
 from worker.transport.start import out_of_range, starting_offsets
 
 T = TypeVar("T")
@@ -63,7 +64,6 @@ class KafkaPythonTransport:
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._kafka = settings, settings.kafka
-        self._unsettled: set[TopicPartition] = set()  # assigned, but where to read them is not yet known
         self._paused = self._closing = False
 
     def connect(self, timeout: float) -> None:
@@ -103,7 +103,8 @@ class KafkaPythonTransport:
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         self._listener = listener
         self._producer = self._open_producer()
-        self._consumer.subscribe(topics=list(topics), listener=_Rebalances(self))
+        self._rebalances = Rebalances(self._consumer, listener, self._kafka.max_poll_interval, lambda: self._closing)
+        self._consumer.subscribe(topics=list(topics), listener=self._rebalances)
 
     def _open_producer(self) -> Producer:
         version = self._consumer.config["api_version"]  # spares the new client a wait for the broker
@@ -118,7 +119,7 @@ class KafkaPythonTransport:
         try:
             batches = self._poll_client(max(timeout, POLL_SECONDS))
             self._raise_if_fenced()
-            if self._unsettled:
+            if self._rebalances.unsettled:
                 self._settle()
         except PASSING:
             pass  # the next poll tries again
@@ -163,11 +164,11 @@ class KafkaPythonTransport:
 
     def _settle(self) -> None:
         """Finds out where to read what was assigned, tells the listener, and only then lets it be fetched."""
-        partitions = set(self._unsettled)
+        partitions = set(self._rebalances.unsettled)
         positions = starting_offsets(partitions, self._kafka.start, self._lookup, self._lookup.commit)
         for tp, offset in positions.items():
             self._consumer.seek(KafkaPartition(*tp), offset)
-        self._unsettled -= partitions
+        self._rebalances.unsettled -= partitions
         self._listener.assigned(positions)
         if not self._paused:
             self._consumer.resume(*(KafkaPartition(*tp) for tp in partitions))
@@ -178,11 +179,11 @@ class KafkaPythonTransport:
 
     def resume(self) -> None:
         self._paused = False
-        self._consumer.resume(*self._consumer.assignment().difference(self._unsettled))
+        self._consumer.resume(*self._consumer.assignment().difference(self._rebalances.unsettled))
 
     def positions(self) -> Offsets:
         consumed = self._consumer._subscription.all_consumed_offsets()
-        return {TopicPartition(*tp): at.offset for tp, at in consumed.items() if tp not in self._unsettled}
+        return {TopicPartition(*tp): at.offset for tp, at in consumed.items() if tp not in self._rebalances.unsettled}
 
     def end_offsets(self, timeout: float) -> Offsets:
         consumer = self._consumer
@@ -236,7 +237,7 @@ class KafkaPythonTransport:
     def recover(self) -> Offsets:
         self._producer.abandon()
         self._producer = self._open_producer()
-        owned = {TopicPartition(*tp) for tp in self._consumer.assignment()} - self._unsettled
+        owned = {TopicPartition(*tp) for tp in self._consumer.assignment()} - self._rebalances.unsettled
         positions = self._insist(
             "the committed offsets cannot be read",
             lambda: starting_offsets(owned, self._kafka.start, self._lookup, self._lookup.commit),
@@ -267,56 +268,3 @@ class KafkaPythonTransport:
             closing = threading.Thread(target=self._consumer.close, kwargs=options, daemon=True)
             closing.start()  # the client joins its own thread without a limit
             closing.join(max(0.0, deadline - time.monotonic()))
-
-    # On the client's thread -------------------------------------------------------------------------------------
-
-    async def on_revoked(self, partitions: Iterable[KafkaPartition]) -> None:
-        """Lets the listener drain and commits its answer, before the group may hand the partitions on. Heartbeats
-        share this thread, so it never blocks."""
-        gone = {TopicPartition(*tp) for tp in partitions}
-        known = gone - self._unsettled
-        self._unsettled -= gone
-        if not known or self._closing:
-            return
-        bound = max(5.0, 0.2 * self._kafka.max_poll_interval)
-        deadline = time.monotonic() + bound
-        answer = self._listener.revoked(known)
-        while not answer.done() and not self._closing and time.monotonic() < deadline:
-            await self._consumer._net.sleep(0.005)
-        if not answer.done():
-            self._listener.lost(known)
-            return
-        offsets = {tp: offset for tp, offset in answer.result().items() if tp in known}
-        while offsets and not self._closing and time.monotonic() < deadline:
-            try:
-                await self._consumer._coordinator._send_offset_commit_request(committable(offsets))
-                return
-            except (errors.RetriableError, errors.RebalanceInProgressError):
-                await self._consumer._net.sleep(0.1)
-            except errors.KafkaError:
-                return  # the group has moved on: the new owner reads these again
-
-    async def on_assigned(self, partitions: Iterable[KafkaPartition]) -> None:
-        self._consumer.pause(*partitions)
-        self._unsettled.update(TopicPartition(*tp) for tp in partitions)
-
-    async def on_lost(self, partitions: Iterable[KafkaPartition]) -> None:
-        gone = {TopicPartition(*tp) for tp in partitions}
-        known = gone - self._unsettled
-        self._unsettled -= gone
-        if known and not self._closing:
-            self._listener.lost(known)
-
-
-class _Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    def __init__(self, transport: KafkaPythonTransport) -> None:
-        self._transport = transport
-
-    async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
-        await self._transport.on_revoked(revoked)
-
-    async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
-        await self._transport.on_assigned(assigned)
-
-    async def on_partitions_lost(self, lost: Iterable[KafkaPartition]) -> None:
-        await self._transport.on_lost(lost)

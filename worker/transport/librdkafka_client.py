@@ -7,12 +7,12 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as KafkaPartition
 
 from worker.settings import KafkaSettings
 from worker.transport.admin import Admin
-from worker.transport.interface import Offsets, TopicPartition, TransportUnavailable
+from worker.transport.interface import Offsets, Record, TopicPartition, TransportUnavailable
 from worker.transport.sparing import Sparing
 
 LOOKUP_SECONDS = 10.0
@@ -60,6 +60,18 @@ def cause(error: KafkaException) -> KafkaError:
 
 def native(offsets: Offsets) -> list[KafkaPartition]:
     return [KafkaPartition(tp.topic, tp.partition, offset) for tp, offset in offsets.items()]
+
+
+def to_record(message: Message) -> Record:
+    return Record(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        tuple(message.headers() or ()),
+    )
 
 
 def read_membership(metadata: bytes) -> tuple[int, bytes]:

@@ -48,7 +48,7 @@ class LibrdkafkaExactlyOnceTransport(LibrdkafkaTransport):
     def _current_membership(self, still_owned: Callable[[], bool]) -> bytes:
         """The broker would take offsets without a generation from anybody, and shut nobody out. The membership is read
         first: what is lost after that is refused by the broker, what was lost before is no longer owned."""
-        membership = self._membership
+        membership = self._membership.metadata
         generation, member = read_membership(membership)
         if generation <= 0 or not member or not still_owned():
             raise TransactionAborted("it holds results of partitions that have gone to another member")
