@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from schemas.dead_letter import RejectReason
 from worker import metrics as m
+from worker.health import Health
 from worker.holdings import Holdings
 from worker.transport.interface import CommitRefused, Offsets, TopicPartition
 from worker.work import Work
@@ -26,6 +27,7 @@ STAGE_OF = dict.fromkeys((RejectReason.RESULT_TOO_LARGE, RejectReason.MISSING_KE
     RejectReason.MODEL_FAILURE: "infer"
 }
 SILENT_AFTER_SECONDS = 12.0  # lag is asked for every 5 s, so an idle worker hears from a broker that often
+IDLE_AFTER_SECONDS = 12.0  # what is read again after a failed delivery is on its way again before that
 
 
 class Accounting:
@@ -35,7 +37,8 @@ class Accounting:
         self._metrics = metrics
         self.mean_tokens = 64.0
         self.acknowledged = 0.0
-        self._moved_at = self._answered_at = self._looked_at = time.monotonic()
+        self._answered_at = self._looked_at = self._on_its_way_at = time.monotonic()
+        self._acknowledged_then = self._waiting = 0.0
         self._paused_since: float | None = None
         self._blocked = False
 
@@ -70,7 +73,6 @@ class Accounting:
         if (first := next((work for work in works if work.tokens is not None), None)) is not None:
             self._metrics.add(m.DEVICE_STARVED, max(0.0, first.taken_at - max(idle_since, first.tokenized_at)))
         self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
-        self._moved_at = time.monotonic()
 
     def stale(self) -> None:
         self._metrics.add(m.STALE, 1)
@@ -80,7 +82,7 @@ class Accounting:
         if not works:
             return
         now, wall = time.monotonic(), time.time()
-        self._answered_at = self._moved_at = now
+        self._answered_at = now
         self.acknowledged += len(works)
         self._outcomes(works)
         ages = [wall - work.record.timestamp / 1000 for work in works]
@@ -167,24 +169,35 @@ class Accounting:
         for part, seconds in parts.items():
             self._metrics.set(m.CPU, seconds, part)
 
-    def look(self, holdings: Holdings, queued_tokens: int, ready: bool) -> float:
-        """Takes stock, from the observing thread; returns for how many seconds a broker has held things up."""
+    def look(self, holdings: Holdings, queued_tokens: int, health: Health) -> float:
+        """Takes stock, from the observing thread; returns for how many seconds brokers have held things up."""
         now = time.monotonic()
         since, self._looked_at = now - self._looked_at, now
         self._metrics.set(m.IN_FLIGHT, holdings.records)
         self._metrics.set(m.IN_FLIGHT_BYTES, holdings.bytes)
         self._metrics.set(m.QUEUED_TOKENS, queued_tokens)
-        self._metrics.set(m.READY, ready)
+        self._metrics.set(m.READY, health.ready)
         if hasattr(time, "pthread_getcpuclockid"):  # not on every system
             self._cpu()
         silent = now - self._answered_at
-        if not holdings.handed:
-            self._moved_at = now  # there is nothing that could move
-        waiting = now - self._moved_at
-        blocked = waiting > BLOCKED_AFTER_SECONDS or silent > SILENT_AFTER_SECONDS
+        self._wait(since, holdings, health)
+        unacknowledged = self._waiting > BLOCKED_AFTER_SECONDS
+        blocked = unacknowledged or silent > SILENT_AFTER_SECONDS
         if blocked:
             self._metrics.add(m.BLOCKED, since)
         if blocked != self._blocked:
-            log.warning("blocked: no broker answers" if blocked else "no longer blocked")
+            why = "nothing that was sent is acknowledged" if unacknowledged else "no broker answers"
+            log.warning("blocked: %s", why) if blocked else log.warning("no longer blocked")
         self._blocked = blocked
-        return max(silent, waiting) if blocked else 0.0
+        return max(silent, self._waiting) if blocked else 0.0
+
+    def _wait(self, since: float, holdings: Holdings, health: Health) -> None:
+        """Adds up the time that records were on their way and only an acknowledgement was missing. Nothing but one sets
+        it back: not other answers, nor that the same records are read and sent again after their delivery failed."""
+        on_its_way = holdings.handed > 0 or health.awaiting_broker
+        if on_its_way:
+            self._on_its_way_at = self._looked_at
+        if self.acknowledged != self._acknowledged_then or self._looked_at - self._on_its_way_at > IDLE_AFTER_SECONDS:
+            self._acknowledged_then, self._waiting = self.acknowledged, 0.0
+        elif on_its_way and not health.computing:
+            self._waiting += since

@@ -41,6 +41,16 @@ class Health:
                 return f"stage {stage} has made no progress for {now - since:.1f} s (limit {limit:g} s)"
         return None
 
+    @property
+    def computing(self) -> bool:
+        """Whether any device is at work on a batch."""
+        return any(stage.startswith("infer") for stage in list(self._busy_since))
+
+    @property
+    def awaiting_broker(self) -> bool:
+        """Whether a stage stands still until a broker answers."""
+        return "broker" in self._busy_since
+
     def alive(self, now: float) -> bool:
         return self.fault is None and self.stalled(now) is None
 

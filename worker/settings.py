@@ -86,7 +86,10 @@ class KafkaSettings(_Group):
         Field(description="Seconds to wait at start for a broker; longer where brokers start beside the worker."),
     ] = 15.0
     outage_deadline: Annotated[
-        Seconds, Field(description="Seconds to wait for a broker that went away before the worker gives up (exit 1).")
+        Seconds,
+        Field(
+            description="Seconds to wait for brokers that went away or take no results, then the worker ends (exit 1)."
+        ),
     ] = 600.0
     session_timeout: Annotated[
         Seconds,

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
 
+from tests.fakes.clock import Clock
 from tests.fakes.worker import INPUT, FakeWorker, make_broker, wait_until
 from worker import accounting, delivery, intake, pipeline
 from worker import metrics as m
-
-
-class Clock:
-    """The module `time` with a monotonic clock that stands still until moved."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
 
 
 @pytest.mark.parametrize("mode", ["at_least_once", "exactly_once"])
