@@ -22,26 +22,33 @@ LOOKUP_MS = 10_000
 
 
 class Coordinator(ConsumerCoordinator):  # type: ignore[misc]
-    """Finishes a join that ends between two polls, and notices added partitions whoever leads the group.
+    """Finishes a join that ends between two polls, notices added partitions whoever leads the group, and gives up what
+    it owned under another member id.
 
     The client starts such a join anew, or, where it was new metadata that made it join, forgets it: then it owns
     nothing, sends no heartbeats, and never joins again.
     """
 
     _join: _Join | None = None
-    _joined_before = False
+    _member = ""  # its id when it last joined
     leaving = False
 
     def need_rejoin(self) -> bool:
         return not self.leaving and (self._join is not None or bool(super().need_rejoin()))
 
-    async def _on_join_complete_async(self, *arguments: Any) -> None:
-        """A static member that comes back as the group's leader is not told so, and then nobody would notice partitions
-        that are added: each static member looks for them itself, and the first time for those that it has missed."""
-        await super()._on_join_complete_async(*arguments)
+    async def _on_join_complete_async(self, generation: Any, member_id: str, *arguments: Any) -> None:
+        first, renamed = not self._member, member_id != self._member
+        self._member = member_id
+        if renamed and (owned := set(self._subscription.assigned_partitions())):
+            # It was thrown out and let in again in one go, of which the client makes nothing: others may have owned
+            # these partitions meanwhile.
+            await self._invoke_rebalance_listener_async("on_partitions_lost", owned)
+            self._subscription.assign_from_subscribed([])
+        await super()._on_join_complete_async(generation, member_id, *arguments)
         if self.group_instance_id and not self._is_leader:
-            self._assignment_snapshot = self._metadata_snapshot if self._joined_before else {}
-        self._joined_before = True
+            # A static member that comes back as the group's leader is not told so, and then nobody would notice
+            # partitions that are added: each looks for them itself, and the first time for those that it has missed.
+            self._assignment_snapshot = {} if first else self._metadata_snapshot
 
     @property
     def _join_task(self) -> _Join | None:
