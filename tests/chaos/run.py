@@ -19,12 +19,11 @@ from tests.chaos.generator import Acknowledged, Generator
 from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.proxy import Proxy
 from tests.chaos.reviews import expectations, review_texts
-from tests.chaos.verdict import Mode, State, Verdict, Workers
+from tests.chaos.verdict import COMMIT_INTERVAL, IN_FLIGHT, Mode, State, Verdict, Workers, judge
 from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, World
 from worker.tools.process import WorkerProcess
 
 WORKERS = 3
-IN_FLIGHT, COMMIT_INTERVAL = 500, 0.2  # what the bound on duplicates is made of
 SESSION_TIMEOUT = 3.0
 PROBLEMS = 10  # after which a run is given up
 RESERVE = 0.2  # of the records: kept for faults that need more than their share to have work in flight
@@ -110,7 +109,7 @@ class Run:
             acknowledged.fill(self.world.bootstrap, INPUT)
         self.ledger.settle()
         self.state.seconds = before + time.monotonic() - start
-        return self._verdict()
+        return judge(self.mode, self.records, self.state, self.ledger)
 
     def _due(self, steps: int) -> int:
         """Of all records but the reserve, those up to so many faults from now."""
@@ -132,29 +131,6 @@ class Run:
             self.until(lambda: not self.world.open_transactions(), pause=0.5)
             end = time.monotonic() + 1.0  # seconds in which the reader must have heard of what was there before
             self.until(lambda: time.monotonic() > end and self._reader.at_end)
-
-    def _verdict(self) -> Verdict:
-        state, ledger = self.state, self.ledger
-        lost = ledger.lost
-        if lost:
-            state.problems.append(f"lost, for example: {[f'r{number}' for number in lost[:10]]}")
-        a_fault = IN_FLIGHT + int(self.records / state.seconds * COMMIT_INTERVAL)
-        allowed = 0 if self.mode.exactly_once else min(a_fault * state.disturbances, self.records // 20)
-        return Verdict(
-            mode=self.mode.delivery,
-            client=self.mode.client,
-            records=self.records,
-            kills=state.kills,
-            broker_restarts=state.broker_restarts,
-            lost=len(lost),
-            duplicates=ledger.duplicates,
-            out_of_order=ledger.out_of_order,
-            seconds=round(state.seconds, 1),
-            faults=state.faults,
-            wrong=ledger.wrong_records,
-            allowed_duplicates=allowed,
-            problems=[*state.problems, *ledger.examples],
-        )
 
     # What faults use --------------------------------------------------------------------------------------------
 

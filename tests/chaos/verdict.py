@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from tests.chaos.ledger import Ledger
 from worker.tools.process import COMMAND
+
+IN_FLIGHT, COMMIT_INTERVAL = 500, 0.2  # what the bound on duplicates is made of
 
 
 @dataclass(frozen=True)
@@ -77,3 +80,26 @@ class Verdict:
         if self.duplicates > self.allowed_duplicates:
             broken.append(f"duplicates: {self.duplicates}, over {self.allowed_duplicates}")
         return [*broken, *self.problems]
+
+
+def judge(mode: Mode, records: int, state: State, ledger: Ledger) -> Verdict:
+    """Once all is read."""
+    lost = ledger.lost
+    if lost:
+        state.problems.append(f"lost, for example: {[f'r{number}' for number in lost[:10]]}")
+    a_fault = IN_FLIGHT + int(records / state.seconds * COMMIT_INTERVAL)
+    return Verdict(
+        mode=mode.delivery,
+        client=mode.client,
+        records=records,
+        kills=state.kills,
+        broker_restarts=state.broker_restarts,
+        lost=len(lost),
+        duplicates=ledger.duplicates,
+        out_of_order=ledger.out_of_order,
+        seconds=round(state.seconds, 1),
+        faults=state.faults,
+        wrong=ledger.wrong_records,
+        allowed_duplicates=0 if mode.exactly_once else min(a_fault * state.disturbances, records // 20),
+        problems=[*state.problems, *ledger.examples],
+    )

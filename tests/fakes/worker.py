@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from schemas.dead_letter import unwrap
 from schemas.headers import SOURCE, last, parse_source
 from schemas.labeled import ModelInfo
 from schemas.recipe import TextRecipe
@@ -14,6 +18,7 @@ from worker.accounting import THREADS, Accounting
 from worker.configuration import load_settings
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
+from worker.engine.simulated import probability
 from worker.health import Health
 from worker.infer import InferStage
 from worker.metrics import Metrics
@@ -100,3 +105,40 @@ def visible(broker: MemoryBroker, topic: str) -> list[Record]:
 def sources(records: list[Record]) -> list[tuple[int, int]]:
     """(partition, offset) of the input record behind each."""
     return [parse_source(last(record.headers, SOURCE) or b"")[1:] for record in records]
+
+
+def feed(broker: MemoryBroker, count: int, bad: Callable[[int], bool] = lambda number: False) -> None:
+    for number in range(count):
+        value = json.dumps({"review_id": number, "text": f"review number {number} " * (1 + number % 7)}).encode()
+        key = str(number).encode()
+        broker.append(INPUT, number % 4, key, b"not json" if bad(number) else value, (("trace", key),))
+
+
+def outcomes(broker: MemoryBroker) -> int:
+    return len(visible(broker, OUTPUT)) + len(visible(broker, DEAD_LETTERS))
+
+
+def dead_sources(broker: MemoryBroker) -> list[tuple[int, int]]:
+    coordinates = [unwrap(record.headers)[1].source.rsplit("-", 2) for record in visible(broker, DEAD_LETTERS)]
+    return [(int(partition), int(offset)) for _, partition, offset in coordinates]
+
+
+def assert_all_once(broker: MemoryBroker, count: int) -> None:
+    found = sources(visible(broker, OUTPUT)) + dead_sources(broker)
+    assert len(found) == len(set(found)) == count
+
+
+def assert_in_order(broker: MemoryBroker) -> None:
+    for partition in range(4):
+        offsets = [offset for number, offset in sources(visible(broker, OUTPUT)) if number == partition]
+        assert offsets == sorted(offsets)
+
+
+def assert_right_labels(broker: MemoryBroker) -> None:
+    for record in visible(broker, OUTPUT):
+        result = json.loads(record.value or b"")
+        assert record.key == result["review_id"].encode() == str(result["review"]["review_id"]).encode()
+        expected = probability(encode_batch([result["review"]["text"]])[0].ids)
+        assert result["scores"]["positive"] == pytest.approx(expected, abs=1e-6)
+        assert result["label"] == ("positive" if expected > 0.5 else "negative")
+        assert record.headers[0] == ("trace", record.key)

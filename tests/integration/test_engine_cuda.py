@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.test_engine import plain_varlen, reviews
+from tests.fakes.classifiers import plain_varlen, reviews
 from worker.engine import attention, cuda
 from worker.engine.attention import Batch
 from worker.engine.bert import PackedBert, random_weights
