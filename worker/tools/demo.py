@@ -222,9 +222,8 @@ def _picture(path: Path, view: View) -> None:
     console.print(view.page())
     path.parent.mkdir(parents=True, exist_ok=True)
     svg = console.export_svg(title="make demo")
-    path.write_text(
-        re.sub(r',\s*url\("[^"]*"\) format\("\w+"\)', "", svg)
-    )  # a picture that loads nothing from elsewhere
+    fonts = r',\s*url\("[^"]*"\) format\("\w+"\)'  # from elsewhere, which a picture should not load
+    path.write_text(re.sub(fonts, "", svg))
 
 
 def _summary(ledger: Ledger, broker: str, drain_rate: float | None) -> dict[str, Any]:
