@@ -32,6 +32,16 @@ def test_a_join_that_outlasts_many_polls_is_finished(world: KafkaWorld) -> None:
     until(lambda: member.owned, member)
 
 
+def test_who_is_thrown_out_while_it_joins_gives_up_what_it_owned(world: KafkaWorld) -> None:
+    member = world.joined(world.topic(2))
+    owned = set(member.owned)
+    world.expel(member)
+    member.transport._consumer._coordinator.request_rejoin()  # before a heartbeat tells it
+    until(lambda: member.losses, member)
+    assert member.losses == [owned] and not member.revocations
+    until(lambda: len(member.owned) == 2, member)
+
+
 def test_a_paused_buffer_does_not_wait_behind_an_empty_one(world: KafkaWorld) -> None:
     topic = world.topic(2)
     for partition in (0, 1):
