@@ -41,8 +41,7 @@ def values(before: bytes, after: bytes, *, room: range) -> Iterator[Sent]:
         yield b"k", before + filling.encode() + after, ()
 
 
-@pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
-@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+@pytest.mark.parametrize("client, delivery", [("kafka-python", "at_least_once"), ("librdkafka", "exactly_once")])
 def test_whatever_fits_goes_whole_and_the_rest_goes_without(
     client: str, delivery: str, worker: StartWorker, narrow_stream: Stream
 ) -> None:
