@@ -19,7 +19,8 @@ test: setup lint  ## Lint, types, import rules and all tests (TEST_KAFKA=host:po
 unit: setup  ## The fast tests: no model, broker or network
 	$(BIN)/pytest $(UNIT)
 
-chaos: setup  ## The long form of the chaos suite, resumable: RECORDS (1000000) and KILLS (100) a mode
+chaos: setup  ## The chaos suite against broken workers, then its long, resumable form: RECORDS (1000000), KILLS (100) a mode
+	$(BIN)/pytest tests/chaos/test_mutations.py
 	$(BIN)/python -m tests.chaos.long --records $(or $(RECORDS),1000000) --kills $(or $(KILLS),100)
 
 lint: setup

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.reviews import review_texts
 from tests.fakes.checkpoint import make_checkpoint
 
-AT_ONCE = 4
+AT_ONCE = 3
 
 Job = Callable[[Path, Path], Any]
 """Runs in a folder of its own, with a checkpoint; what it returns has `to_json`."""

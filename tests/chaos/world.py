@@ -29,6 +29,7 @@ T = TypeVar("T")
 INPUT, OUTPUT, DEAD_LETTERS, GROUP = "reviews", "reviews.labelled", "reviews.dead-letters", "chaos"
 PARTITIONS, GROWN, OUTPUT_PARTITIONS = 6, 8, 4  # fewer in the output, so that two inputs share one
 ANSWER = 30.0  # seconds to wait for any answer
+ATTEMPT = 8.0  # after which it is asked again
 QUICK = {  # what shortens a run and changes nothing else: the workers' sessions, a dead broker's, a deleted topic's
     "group.min.session.timeout.ms": "1000",
     "broker.session.timeout.ms": "1000",
@@ -95,7 +96,7 @@ class World:
             for name, value in config.items()
         ]
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
-        self._ask(lambda: self._admin.incremental_alter_configs([resource])[resource].result(ANSWER))
+        self._ask(lambda: self._admin.incremental_alter_configs([resource])[resource].result(ATTEMPT))
 
     def grow(self, topic: str, partitions: int) -> None:
         self._admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(ANSWER)
@@ -129,7 +130,7 @@ class World:
     def committed(self) -> dict[int, int]:
         """Of each input partition the committed offset; below 0: none."""
         asked = ConsumerGroupTopicPartitions(GROUP, [At(INPUT, number) for number in range(self.partitions(INPUT))])
-        found = self._ask(lambda: self._admin.list_consumer_group_offsets([asked])[GROUP].result(ANSWER))
+        found = self._ask(lambda: self._admin.list_consumer_group_offsets([asked])[GROUP].result(ATTEMPT))
         return {at.partition: at.offset for at in found.topic_partitions}
 
     def records(self, topic: str) -> int:
@@ -146,7 +147,7 @@ class World:
         asked = {At(topic, number): OffsetSpec.latest() for topic in topics for number in range(self.partitions(topic))}
         answers = self._ask(
             lambda: {
-                at: answer.result(ANSWER)
+                at: answer.result(ATTEMPT)
                 for at, answer in self._admin.list_offsets(asked, isolation_level=level).items()
             }
         )
@@ -158,7 +159,7 @@ class World:
         while True:
             try:
                 return question()
-            except KafkaException:
+            except (KafkaException, TimeoutError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
