@@ -111,11 +111,13 @@ def relapse(run: Run) -> None:
     with run.proxy.withholding(TXN_OFFSET_COMMIT):
         run.start(extra)
         run.wait_ready(extra)
-    run.until_in_flow(lambda: any(run.rewinds(slot) > before[slot] for slot in run.slots))
+    run.until_in_flow(lambda: run.dry or any(run.rewinds(slot) > before[slot] for slot in run.slots))
     commits = {slot: run.commits(slot) for slot in run.slots if run.rewinds(slot) > before[slot]}
-    while commits:
+    while commits and not run.dry:
         on: list[int] = []
-        run.until_in_flow(lambda on=on: on.extend(s for s, count in commits.items() if run.commits(s) > count) or on)  # type: ignore[misc]
+        run.until_in_flow(
+            lambda on=on: on.extend(s for s, count in commits.items() if run.commits(s) > count) or on or run.dry
+        )  # type: ignore[misc]
         for slot in on:
             del commits[slot]
             run.kill(slot)

@@ -223,6 +223,11 @@ class Run:
         self.until_in_flow(look)
         return found[0]
 
+    @property
+    def dry(self) -> bool:
+        """Whether everything has come out, so that nothing can be in flight any more."""
+        return self.ledger.outcomes >= self.records
+
     def rewinds(self, slot: int) -> float:
         """How often this worker has begun again after a failed delivery or an abort."""
         return self._workers[slot].metric("review_worker_rewinds_total")
