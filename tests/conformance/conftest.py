@@ -9,19 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.conformance.worlds import KafkaWorld, MemoryWorld, World
+from tests.fakes.compaction import COMPACTED
 from worker.settings import KafkaSettings
 from worker.transport.admin import Admin, NewTopic
 from worker.transport.writer import TopicWriter
 
 CLIENTS = ["kafka-python", "librdkafka", "librdkafka, consumer"]  # the latter with KIP-848
-
-COMPACTED = {
-    "cleanup.policy": "compact",
-    "segment.ms": "100",
-    "min.cleanable.dirty.ratio": "0.01",
-    "max.compaction.lag.ms": "1000",
-    "delete.retention.ms": "0",
-}
 
 
 @pytest.fixture(params=["memory", *CLIENTS])

@@ -12,19 +12,13 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer
 
+from tests.fakes.compaction import COMPACTED
 from tests.fakes.stream import StartWorker, Stream, connection, event, make_topic, places, send, written
 from tests.fakes.worker import wait_until
 from worker.transport.admin import Admin
 from worker.transport.writer import TopicWriter
 
 BAD = (b"bad", b"not json", ())
-COMPACTED = {
-    "cleanup.policy": "compact",
-    "segment.ms": "100",
-    "min.cleanable.dirty.ratio": "0.01",
-    "max.compaction.lag.ms": "1000",
-    "delete.retention.ms": "0",
-}
 
 
 def abort(bootstrap: str, topic: str, partition: int, *values: bytes) -> None:
