@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.store import Checkpoint, CheckpointError
 from tests.fakes.classifiers import LONGEST, make_checkpoint, plain_varlen, reference, reviews, seal
 from worker.engine import Engine, attention, load_engine, load_engines, loading
-from worker.engine.attention import Batch
+from worker.engine.attention import Batch, Ranges
 from worker.engine.packing import Slots, pack
 from worker.engine.processor import cores
 from worker.faults import DeviceFault, OutOfMemory
@@ -118,14 +118,14 @@ def test_the_form_of_a_gpu_graph_answers_the_same_after_another_batch(
 ) -> None:
     """The arithmetic of graphs without a GPU: fixed slots, attention by offsets, here in the plainest way."""
     monkeypatch.setattr(attention, "_varlen", plain_varlen)
-    slots = Slots(256, 33)
+    slots = Slots(256, 32)
     numbers = torch.empty(slots.size, dtype=torch.int32)
     for lengths in ([40, 40, 40, 40, 40, 40], [1], [8] * 32, [3, 17], [1] * 32):
         packed = pack(reviews(lengths))
         assert slots.hold(packed)
         slots.fill(numbers.numpy(), packed)
-        ids, positions, starts, offsets, first_offsets = numbers.split(slots.sizes)
-        batch = Batch(ids, positions, starts, [], slots.rows, offsets, first_offsets)
+        ids, positions, begins, ends, starts, offsets, first_offsets = numbers.split(slots.sizes)
+        batch = Batch(ids, positions, starts, [], slots.rows, Ranges(begins, ends, offsets, first_offsets))
         probabilities = engine._forward._model(batch).numpy()[: len(lengths)]
         assert np.abs(probabilities - engine._forward(packed)).max() < 1e-5
 

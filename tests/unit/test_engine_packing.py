@@ -55,24 +55,30 @@ def test_split_keeps_order_and_budget_and_wastes_no_room(lengths: list[int], bud
 @given(LENGTHS, st.integers(0, 300), st.integers(0, 20))
 def test_slots_hold_the_batch_and_leave_nothing_unwritten(lengths: list[int], rows: int, sequences: int) -> None:
     packed = pack(numbered(lengths))
-    slots = Slots(len(packed.ids) + rows, len(lengths) + 1 + sequences)
+    slots = Slots(len(packed.ids) + rows, len(lengths) + sequences)
     assert slots.hold(packed)
     numbers = np.full(slots.size, -1, np.int32)
     slots.fill(numbers, packed)
-    ids, positions, starts, offsets, first_offsets = np.split(numbers, np.cumsum(slots.sizes)[:-1])
+    ids, positions, begins, ends, starts, offsets, first_offsets = np.split(numbers, np.cumsum(slots.sizes)[:-1])
     count = len(lengths)
     assert ids[: packed.tokens].tolist() == packed.ids[: packed.tokens].tolist()
     assert positions[: packed.tokens].tolist() == packed.positions[: packed.tokens].tolist()
     assert starts[:count].tolist() == packed.starts.tolist()
     assert np.diff(offsets)[:count].tolist() == [lengths[i] for i in packed.order]
-    # What is left over is one sequence, then empty ones, all within the row.
-    assert offsets[count + 1 :].tolist() == [slots.rows] * (slots.sequences - count)
+    assert begins[starts[:count]].tolist() == starts[:count].tolist()
+    assert [*zip(begins, ends, strict=True)][: packed.tokens] == [
+        (start, start + lengths[i])
+        for start, i in zip(packed.starts, packed.order, strict=True)
+        for _ in range(lengths[i])
+    ]
+    assert (np.diff(begins) >= 0).all() and (np.diff(ends) >= 0).all() and (ends > begins).all()
+    assert np.diff(offsets)[count:].tolist() == [0] * (slots.sequences - count)
     assert np.diff(first_offsets).tolist() == [1] * count + [0] * (slots.sequences - count)
     assert numbers.min() >= 0
 
 
 def test_slots_do_not_hold_too_much() -> None:
     packed = pack([[1] * 10, [2] * 6])
-    assert Slots(16, 3).hold(packed)
-    assert not Slots(15, 3).hold(packed)
-    assert not Slots(16, 2).hold(packed), "the rest of the row needs a sequence of its own"
+    assert Slots(16, 2).hold(packed)
+    assert not Slots(15, 2).hold(packed)
+    assert not Slots(16, 1).hold(packed)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.attention import Batch, attend, attend_first
+from worker.engine.device import gpu_kernels
 from worker.engine.linear import Linear, prepare
 from worker.engine.spec import Activation, BertSpec
 
@@ -43,7 +44,7 @@ class PackedBert:
             raise RuntimeError(f"embeddings of shape {tuple(self._words.shape)}")
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        x = self._norm(F.embedding(batch.ids, self._words).add_(F.embedding(batch.positions, self._places)))
+        x = self._norm(F.embedding(batch.ids, self._words), F.embedding(batch.positions, self._places))
         for layer in self._layers:
             x = layer(x, batch)
         first = self._last(x, batch)
@@ -52,13 +53,24 @@ class PackedBert:
 
 
 class Norm:
-    """Layer norm, computed in float32 whatever the input's type."""
+    """Layer norm of x + residual, computed in float32 whatever their type; overwrites x."""
 
     def __init__(self, weights: Weights, name: str, epsilon: float) -> None:
         self._weight, self._bias = _part(weights, name)
         self._epsilon = epsilon
+        self._kernels = gpu_kernels(self._weight.device)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        if self._kernels:
+            normed: torch.Tensor = self._kernels.add_norm(x, residual, self._weight, self._bias, self._epsilon)
+            return normed
+        return self._norm(x.add_(residual))
+
+    def of_product(self, product: Linear, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The same of product(x). Whichever of the two can adds the residual on its way."""
+        return self(product(x), residual) if self._kernels else self._norm(product(x, residual))
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], self._weight, self._bias, self._epsilon)
 
 
@@ -102,8 +114,8 @@ class AfterAttention:
         self._last_norm = Norm(weights, f"{name}.output.LayerNorm", spec.epsilon)
 
     def __call__(self, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        x = self._norm(self._out(context.flatten(1), x))
-        return self._last_norm(self._down(self._up(x), x))
+        x = self._norm.of_product(self._out, context.flatten(1), x)
+        return self._last_norm.of_product(self._down, self._up(x), x)
 
 
 def random_weights(spec: BertSpec, labels: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -136,6 +148,8 @@ def _stacked(weights: Weights, *names: str, activation: Activation | None = None
 
 
 def _placed(name: str, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    exact = "LayerNorm" in name or name.startswith(("bert.pooler", "classifier"))
+    exact = name.startswith(("bert.pooler", "classifier"))
+    # torch's own norm on a GPU has no mixed types; it computes in float32 all the same.
+    exact |= "LayerNorm" in name and (device.type == "cpu" or gpu_kernels(device) is not None)
     # What was read from a file may still be the file: a copy is not, and stays whatever becomes of the file.
     return tensor.to(device, torch.float32 if exact else dtype, copy=tensor.ndim == 1 or "encoder" not in name)

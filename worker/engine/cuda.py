@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.engine.attention import Batch, Model
+from worker.engine.attention import Batch, Model, Ranges
 from worker.engine.device import TOLERANCE, translated_faults
 from worker.engine.packing import Group, Packed, Slots, pack
 
-GRAPH_ROWS = (64, 128, 256, 512, 1024, 2048)
-"""Sizes of batch that are launched as one graph: below, launching the kernels takes longer than running them."""
+GRAPH_ROWS = (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Batches that are launched as one graph: up to the last, launching the kernels takes longer than running them."""
 ROWS_A_SEQUENCE = 8
 
 
@@ -44,10 +44,12 @@ class CudaForward:
         vocabulary: int,
         parameters: int,
         most_tokens: int,
+        longest: int,
         engines: int = 1,
         graphs: bool = True,
     ) -> None:
-        """`graphs`: whether the model launches the same kernels for every batch of a shape."""
+        """`longest`: the most tokens of a sequence. `graphs`: whether the model launches the same kernels for every
+        batch of a shape."""
         self.engines = engines
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
@@ -56,6 +58,7 @@ class CudaForward:
         self.parameters = parameters
         self.most_tokens = most_tokens
         self.measured: tuple[int, float] | None = None
+        self._longest = longest
         self._model: Model | None = model
         self._device = device
         self._varlen = dtype != torch.float32
@@ -78,7 +81,7 @@ class CudaForward:
                 with torch.cuda.stream(self._stream):
                     answer = torch.empty(probabilities.shape, dtype=torch.float32, pin_memory=True)
                     answer.copy_(probabilities, non_blocking=True)
-                    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                     done.record(self._stream)
             done.synchronize()
             return answer.numpy()[: len(packed.order)]
@@ -89,7 +92,7 @@ class CudaForward:
             return
         with torch.inference_mode(), translated_faults(), torch.cuda.device(self._device):
             for rows in GRAPH_ROWS:
-                self._graphs.append(self._capture(Slots(rows, rows // ROWS_A_SEQUENCE + 1)))
+                self._graphs.append(self._capture(Slots(rows, rows // ROWS_A_SEQUENCE)))
 
     def close(self) -> None:
         with torch.cuda.device(self._device):
@@ -119,16 +122,18 @@ class CudaForward:
         slots.fill(numbers.numpy(), pack([[0] * ROWS_A_SEQUENCE]))
         with torch.cuda.stream(self._stream):
             numbers = numbers.to(self._device)
-            batch = self._batch(slots, numbers, longest=slots.rows, groups=[])
+            batch = self._batch(slots, numbers, longest=min(slots.rows, self._longest), groups=[])
             self._model(batch)  # libraries choose their kernels at first use, which a capture cannot hold
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        # One memory for all: they run one after the other, and what one answers is copied before the next begins.
+        pool = self._graphs[0].graph.pool() if self._graphs else None
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             probabilities = self._model(batch)
         return Graph(slots, numbers, probabilities, graph)
 
     def _batch(self, slots: Slots, numbers: torch.Tensor, longest: int, groups: list[Group]) -> Batch:
-        ids, positions, starts, offsets, first_offsets = torch.split(numbers, slots.sizes)
+        parts = ids, positions, _, _, starts, *_ = torch.split(numbers, slots.sizes)
         if not self._varlen:
             return Batch(ids, positions, starts, groups, longest)
-        return Batch(ids, positions, starts, groups, longest, offsets, first_offsets)
+        return Batch(ids, positions, starts, groups, longest, Ranges(*parts[2:4], *parts[5:]))

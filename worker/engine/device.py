@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from worker.faults import DeviceFault, OutOfMemory
+
+_log = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
 """By how much a probability may differ between runs of one text in different company, by arithmetic."""
@@ -51,6 +56,24 @@ def devices(wanted: str) -> list[torch.device]:
     if not index or int(index) >= gpus:
         raise ValueError(f"engine.device {wanted!r}: torch finds {gpus} GPUs here")
     return [torch.device("cuda", int(index))]
+
+
+@functools.cache
+def gpu_kernels(device: torch.device) -> Any:
+    """The module worker.engine.kernels where the device can use it; None on the CPU, and where Triton finds no
+    C compiler, say: torch's own kernels then do the same."""
+    if device.type != "cuda":
+        return None
+    try:
+        from worker.engine import kernels
+    except ImportError as error:
+        problem: str | None = str(error)
+    else:
+        problem = kernels.problem(device)
+        if problem is None:
+            return kernels
+    _log.warning("%s: slower than it could be, the fused kernels cannot be used (%s)", device, problem)
+    return None
 
 
 def arithmetic(wanted: str, device: torch.device) -> torch.dtype:

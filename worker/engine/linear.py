@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from worker.engine.device import gpu_kernels
 from worker.engine.spec import Activation
 
 ROWS = 1024
@@ -66,6 +67,9 @@ class PlainLinear:
         self._activation = activation
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if self._activation == "gelu" and x.dtype != torch.float32 and (kernels := gpu_kernels(x.device)):
+            activated: torch.Tensor = kernels.linear_gelu(x, self._weight, self._bias)
+            return activated
         result = F.linear(x, self._weight, self._bias)
         if self._activation == "relu":
             return result.relu_()

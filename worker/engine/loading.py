@@ -156,4 +156,4 @@ def _forward(
 
     fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines, later)
     known = isinstance(model, PackedBert)
-    return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits, engines, graphs=known)
+    return CudaForward(model, device, dtype, config["vocab_size"], parameters, fits, longest, engines, graphs=known)

@@ -36,6 +36,8 @@ class Packed:
     """Position of each token in its sequence [rows], from 0."""
     starts: NDArray[np.int64]
     """Row of each sequence's first token [sequences]."""
+    lengths: NDArray[np.int64]
+    """Tokens of each sequence [sequences]."""
     order: NDArray[np.int64]
     groups: list[Group]
     tokens: int
@@ -61,7 +63,7 @@ def pack(sequences: Sequence[Sequence[int]]) -> Packed:
     first = np.flatnonzero(np.diff(lengths, prepend=0))
     counts = np.diff(first, append=len(lengths))
     groups = [Group(int(i), int(starts[i]), int(n), int(lengths[i])) for i, n in zip(first, counts, strict=True)]
-    return Packed(ids, positions, starts, order, groups, tokens, int(lengths[0]))
+    return Packed(ids, positions, starts, lengths, order, groups, tokens, int(lengths[0]))
 
 
 def split(lengths: Sequence[int], budget: int) -> list[slice]:
@@ -82,7 +84,7 @@ class Slots:
     """A batch as one array of int32, so that one copy takes it to a GPU; its shape may be larger than the batch.
 
     A CUDA graph always computes its own shape: `rows` tokens of `sequences` sequences. The tokens that a batch leaves
-    free become one more sequence, and the sequences left free are empty: their offsets repeat the last one.
+    free belong to no sequence, and the sequences left free are empty: their offsets repeat the last one.
     """
 
     rows: int
@@ -90,16 +92,19 @@ class Slots:
 
     @classmethod
     def exactly(cls, packed: Packed) -> Slots:
-        """The shape of a batch that is not launched as a graph, with one sequence for the rounded-up end."""
-        return cls(len(packed.ids), len(packed.order) + 1)
+        """The shape of a batch that is not launched as a graph."""
+        return cls(len(packed.ids), len(packed.order))
 
     def hold(self, packed: Packed) -> bool:
-        return packed.tokens <= self.rows and len(packed.order) < self.sequences
+        return packed.tokens <= self.rows and len(packed.order) <= self.sequences
 
     @property
     def sizes(self) -> list[int]:
-        """Of ids, positions, starts, offsets and first tokens' offsets, which follow each other in the array."""
-        return [self.rows, self.rows, self.sequences, self.sequences + 1, self.sequences + 1]
+        """Of ids, positions, begins, ends, starts, offsets and first tokens' offsets, one after the other in the array.
+
+        Begins and ends are those of each token's sequence.
+        """
+        return [self.rows] * 4 + [self.sequences, self.sequences + 1, self.sequences + 1]
 
     @property
     def size(self) -> int:
@@ -107,13 +112,16 @@ class Slots:
 
     def fill(self, numbers: NDArray[np.int32], packed: Packed) -> None:
         """Writes a batch that the slots hold into an array of `size`, all of it."""
-        ids, positions, starts, offsets, first_offsets = np.split(numbers, np.cumsum(self.sizes)[:-1])
+        ids, positions, begins, ends, starts, offsets, first_offsets = np.split(numbers, np.cumsum(self.sizes)[:-1])
         tokens, count = packed.tokens, len(packed.order)
+        rows = np.arange(self.rows)
         numbers[:] = 0
         ids[:tokens] = packed.ids[:tokens]
         positions[:tokens] = packed.positions[:tokens]
+        begins[:] = rows - positions
+        ends[:] = rows + 1
+        ends[:tokens] = np.repeat(packed.starts + packed.lengths, packed.lengths)
         starts[:count] = packed.starts
         offsets[:count] = packed.starts
-        offsets[count] = tokens
-        offsets[count + 1 :] = self.rows
+        offsets[count:] = tokens
         first_offsets[:] = np.minimum(np.arange(self.sequences + 1), count)
