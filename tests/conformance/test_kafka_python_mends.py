@@ -12,7 +12,7 @@ import pytest
 from kafka import TopicPartition as KafkaPartition
 from kafka import errors
 
-from tests.conformance.worlds import KafkaWorld, until
+from tests.conformance.worlds import DEADLINE, KafkaWorld, outgoing, until
 from worker.transport.interface import TopicPartition
 
 
@@ -71,3 +71,23 @@ def test_records_fetched_before_an_error_are_not_lost(world: KafkaWorld, monkeyp
     monkeypatch.setattr(fetcher, "send_fetches", fail_after_records)
     until(lambda: len(member.records) == 5000, member)
     assert failures and [record.offset for record in member.records] == list(range(5000))
+
+
+def test_a_coordinator_that_is_away_does_not_make_the_producer_forget_its_partitions(
+    world: KafkaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, output = world.topic(), world.topic()
+    member = world.joined(topic, settings=world.settings("exactly_once"), writes=[output])
+    network = member.transport._producer.client._sender._client
+    is_ready, refusals = network.is_ready, []
+
+    def not_at_once(node: object) -> bool:
+        if str(node).startswith("coordinator") and len(refusals) < 4:
+            refusals.append(node)
+            return False
+        return is_ready(node)
+
+    monkeypatch.setattr(network, "is_ready", not_at_once)
+    member.transport.send(outgoing(output, b"1", 1))
+    member.transport.commit_transaction({TopicPartition(topic, 0): 1}, lambda: True, DEADLINE)
+    assert refusals and [record.value for record in world.read(output)] == [b"1"]

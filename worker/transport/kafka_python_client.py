@@ -29,7 +29,8 @@ logging.getLogger("kafka").setLevel(logging.WARNING)
 logging.getLogger("kafka").addHandler(logging.NullHandler())  # a command that set up no logging prints none of it
 
 
-for _name in ("cluster", "consumer.fetcher", "coordinator", "net.connection", "net.manager", "net.transport"):
+_TALKATIVE = "cluster", "consumer.fetcher", "coordinator", "net.connection", "net.manager", "net.transport"
+for _name in (*_TALKATIVE, "producer.sender"):
     logging.getLogger(f"kafka.{_name}").addFilter(Sparing())
 
 TOPIC_SETTINGS = {  # name: what Kafka assumes, for where this user may not read a topic's settings

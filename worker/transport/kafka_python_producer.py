@@ -7,6 +7,7 @@ that, retries, idempotence and splitting of batches, is the client's. Knows noth
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ Failure = Callable[[int], BaseException]  # of each record of a batch, by its nu
 
 BATCH_BYTES = 128 * 1024
 REQUEST_BYTES = 16 * 2**20  # bounds a request of several batches; a single larger record still goes, by itself
+NOT_READY_BACKOFF = 0.1  # seconds
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
@@ -44,9 +46,22 @@ def open_client(kafka: KafkaSettings, **options: Any) -> KafkaProducer:
         metrics_enabled=False,
         **options,
     )
-    never_create_topics(client._sender._client)
+    network = client._sender._client
+    never_create_topics(network)
+    network.await_ready = functools.partial(_await_ready, network.await_ready)
     client._unregister_cleanup()  # it would wait at exit for what nobody waits for any more
     return client
+
+
+def _await_ready(await_ready: Callable[..., bool], node: Any, timeout_ms: float) -> bool:
+    """kafka-python 3.0.12 raises where its sender expects False. The sender then forgets the transaction's request that
+    it had in hand, and what is sent waits for it until it expires; or it asks again at once, a thousand times a second.
+    """
+    try:
+        return await_ready(node, timeout_ms=timeout_ms)
+    except errors.KafkaConnectionError:
+        time.sleep(NOT_READY_BACKOFF)
+        return False
 
 
 class Producer:
