@@ -52,11 +52,12 @@ class Delivery:
         self._tripped = False
         self._open: list[Work] = []  # sent in the open transaction
         self._opened_at = 0.0
+        self._void = False
 
     def send(self, batch: Sequence[Work]) -> None:
         """Hands a batch to the producer, in order; drops whatever is no longer ours to write."""
         for work in batch:
-            if not self._holdings.is_current(work):
+            if self._void or not self._holdings.is_current(work):
                 self._accounting.stale()
             elif work.tombstone == "skip":
                 self._settle([work])
@@ -100,6 +101,8 @@ class Delivery:
 
     def commit_transaction(self) -> None:
         """Commits results and offsets together: when the interval is over, or at once where nothing else is coming."""
+        if self._void:
+            return
         idle = self._holdings.records <= len(self._open)
         if self._open and not idle and time.monotonic() - self._opened_at < self._commit_interval:
             return
@@ -108,13 +111,16 @@ class Delivery:
             for work in works:
                 self._holdings.acknowledge(work)
             offsets = self._holdings.committable()
+            epochs = self._holdings.epochs(offsets)  # some have no work here: markers and holes move a frontier too
         if not works and not offsets:
             return
+
+        def still_owned() -> bool:
+            return self._holdings.are_current(epochs) and all(map(self._holdings.is_current, works))
+
         self._health.wait("publish", "broker", time.monotonic())
         try:
-            self._transport.commit_transaction(
-                offsets, lambda: all(map(self._holdings.is_current, works)), self._outage_deadline
-            )
+            self._transport.commit_transaction(offsets, still_owned, self._outage_deadline)
         except TransactionAborted as error:
             self._accounting.commit_ended(offsets, error)
             self._abandon(str(error))
@@ -127,11 +133,17 @@ class Delivery:
         self._finish(works)
 
     def _abandon(self, why: str) -> None:
-        """Everything in flight is void from this moment, before another record is sent; it will be read again."""
+        """Everything in flight is void from this moment, before another record is sent; it will be read again. So is
+        whatever a rebalance brings before that: the producer still has the transaction that failed."""
+        self._void = True
         with self._holdings.lock:
             self._holdings.lost(self._holdings.partitions)
         self._open = []
         self._read_again(why)
+
+    def resume(self) -> None:
+        """After everything has been read again; called from the consume thread."""
+        self._void = False
 
     def _settle(self, works: Sequence[Work]) -> None:
         with self._holdings.lock:

@@ -99,6 +99,13 @@ class Holdings:
     def is_current(self, work: Work) -> bool:
         return self._tracker.is_current(work.partition, work.epoch)
 
+    def epochs(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Of those that are ours."""
+        return {p: epoch for p in partitions if (epoch := self._tracker.epoch(p)) is not None}
+
+    def are_current(self, epochs: Mapping[TopicPartition, int]) -> bool:
+        return all(self._tracker.is_current(partition, epoch) for partition, epoch in epochs.items())
+
     def wants(self, work: Work) -> bool:
         """Whether it is worth going on with: its partition is ours, in its epoch, and not being drained."""
         return self.is_current(work) and self._held[work.partition].drain is None

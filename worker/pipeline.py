@@ -168,6 +168,7 @@ class Pipeline:
         self._health.idle("broker")
         while not self._rewind.empty():  # said by others of the same batch
             self._rewind.get()
+        self._delivery.resume()
 
     # prepare ----------------------------------------------------------------------------------------------------
 
