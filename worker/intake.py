@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 RESUME_SHARE = 0.75
 REWINDS_WITHOUT_PROGRESS = 5
+AT_ONCE = 1.0  # seconds: what is refused sooner, over and over, is refused for good; what takes longer may be an outage
 
 
 class Intake:
@@ -42,6 +43,7 @@ class Intake:
         self._committed_at = 0.0
         self._paused = False
         self._rewinds = 0
+        self._progressed_at = 0.0
         self._acknowledged = 0.0
 
     def poll(self) -> list[Work]:
@@ -96,12 +98,15 @@ class Intake:
 
     def read_again(self, why: str) -> None:
         """Drops everything in flight and reads it again from the committed offsets. Raises TransportFault when that
-        has not helped several times over."""
-        progress = self._accounting.acknowledged
-        self._rewinds = self._rewinds + 1 if progress == self._acknowledged else 1
-        self._acknowledged = progress
-        if self._rewinds > REWINDS_WITHOUT_PROGRESS:
-            raise TransportFault(f"delivery failed {self._rewinds} times without progress: {why}")
+        has not helped several times over, or for as long as an outage may last."""
+        now, progress = time.monotonic(), self._accounting.acknowledged
+        if progress != self._acknowledged or not self._rewinds:
+            self._rewinds, self._progressed_at, self._acknowledged = 0, now, progress
+        self._rewinds += 1
+        lasted = now - self._progressed_at
+        for_good = self._rewinds > REWINDS_WITHOUT_PROGRESS and lasted < self._rewinds * AT_ONCE
+        if for_good or lasted > self._settings.kafka.outage_deadline:
+            raise TransportFault(f"delivery failed {self._rewinds} times in {lasted:.0f} s without progress: {why}")
         log.warning("reading again from the committed offsets: %s", why)
         self._commit = None
         with self._holdings.lock:
@@ -125,6 +130,8 @@ class Intake:
         if error is None:
             with self._holdings.lock:
                 self._holdings.committed(offsets)
+        elif isinstance(error, TransportFault):  # another worker took over
+            raise error
         elif not isinstance(error, CommitRefused):
             log.warning("commit failed, will be tried again: %s", error)
         owned = set(self._holdings.partitions)
