@@ -193,8 +193,11 @@ def test_a_committed_offset_out_of_range_is_a_fault_that_says_what_to_do(world: 
     member = world.join(topic)
     with pytest.raises(TransportFault) as caught:
         until(lambda: member.records, member)
-    assert f"{topic}-0: the group's offset 2 is out of range, the topic holds 6 to 10" in str(caught.value)
-    assert "review-worker offsets set --partition 0" in str(caught.value)
+    said = str(caught.value)
+    assert f"{topic}-0: offset 2 of the group {world.group} is out of range, the topic holds 6 to 10" in said
+    assert (
+        f"review-worker offsets set --topic {topic} --partition 0 --to earliest --kafka.group_id={world.group}" in said
+    )
 
 
 def test_a_commit_for_a_partition_not_owned_is_refused(world: World) -> None:

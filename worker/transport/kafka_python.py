@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from kafka import KafkaConsumer, errors
@@ -44,6 +45,7 @@ from worker.transport.start import out_of_range, starting_offsets
 
 T = TypeVar("T")
 
+SETTLE_SECONDS = 5.0  # for what takes none
 POLL_SECONDS = 0.05  # shorter polls in a row never join a group
 LATEST = -1
 PASSING = (  # with the next polls; the last may name a broker that has just left the cluster
@@ -135,16 +137,24 @@ class KafkaPythonTransport:
         except errors.NoOffsetForPartitionError:
             return {}  # of a partition that is yet to be settled
         except BaseException:  # then the client may have passed over records without returning them
-            for tp in before.keys() & self.positions().keys():
-                self._consumer.seek(KafkaPartition(*tp), before[tp])
+            self._seek({tp: before[tp] for tp in before.keys() & self.positions().keys()})
             raise
+
+    def _seek(self, positions: Offsets) -> Offsets:
+        """Returns those that are still ours: joins end on the client's thread, whatever goes on meanwhile."""
+        sought = {}
+        for tp, offset in positions.items():
+            with suppress(ValueError):  # of a partition that is not assigned
+                self._consumer.seek(KafkaPartition(*tp), offset)
+                sought[tp] = offset
+        return sought
 
     def _fault(self, error: Exception) -> Exception:
         kafka = self._kafka
         if isinstance(error, errors.OffsetOutOfRangeError):
             partition, offset = next((TopicPartition(*tp), offset) for tp, offset in error.args[0].items())
             first, end = (find([partition])[partition] for find in (self._lookup.beginning, self._lookup.end))
-            return out_of_range(partition, offset, first, end)
+            return out_of_range(self._kafka.group_id, partition, offset, first, end)
         if isinstance(error, errors.FencedInstanceIdError):
             return TransportFault(
                 f"another worker with the instance id {kafka.instance_id} took over in the group {kafka.group_id}"
@@ -164,14 +174,19 @@ class KafkaPythonTransport:
 
     def _settle(self) -> None:
         """Finds out where to read what was assigned, tells the listener, and only then lets it be fetched."""
+        changes = self._rebalances.changes
         partitions = set(self._rebalances.unsettled)
         positions = starting_offsets(partitions, self._kafka.start, self._lookup, self._lookup.commit)
-        for tp, offset in positions.items():
-            self._consumer.seek(KafkaPartition(*tp), offset)
-        self._rebalances.unsettled -= partitions
-        self._listener.assigned(positions)
-        if not self._paused:
-            self._consumer.resume(*(KafkaPartition(*tp) for tp in partitions))
+
+        def settle() -> None:  # on the client's thread, where alone partitions come and go
+            if self._rebalances.changes == changes:  # else the next poll asks again: an offset may be out of date
+                self._seek(positions)
+                self._rebalances.unsettled -= partitions
+                self._listener.assigned(positions)
+                if not self._paused:
+                    self._consumer.resume(*(KafkaPartition(*tp) for tp in partitions))
+
+        result(self._consumer._manager.call_soon(settle), SETTLE_SECONDS)
 
     def pause(self) -> None:
         self._paused = True
@@ -242,9 +257,7 @@ class KafkaPythonTransport:
             "the committed offsets cannot be read",
             lambda: starting_offsets(owned, self._kafka.start, self._lookup, self._lookup.commit),
         )
-        for tp, offset in positions.items():
-            self._consumer.seek(KafkaPartition(*tp), offset)
-        return positions
+        return self._seek(positions)
 
     def _insist(self, problem: str, call: Callable[[], T]) -> T:
         """Repeats `call` while no broker answers, up to the outage deadline."""

@@ -24,6 +24,7 @@ class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer, self._listener, self._closing = consumer, listener, closing
         self._bound = max(5.0, 0.2 * max_poll_interval)
         self.unsettled: set[TopicPartition] = set()
+        self.changes = 0  # how often partitions came or went
 
     async def on_partitions_revoked(self, revoked: Iterable[KafkaPartition]) -> None:
         """Lets the listener drain and commits its answer, before the group may hand the partitions on."""
@@ -48,6 +49,7 @@ class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
                 return  # the group has moved on: the new owner reads these again
 
     async def on_partitions_assigned(self, assigned: Iterable[KafkaPartition]) -> None:
+        self.changes += 1
         self._consumer.pause(*assigned)
         self.unsettled.update(TopicPartition(*tp) for tp in assigned)
 
@@ -58,6 +60,7 @@ class Rebalances(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     def _settled(self, gone: Iterable[KafkaPartition]) -> set[TopicPartition]:
         """Those that the listener knows; the others it need not hear of."""
+        self.changes += 1
         partitions = {TopicPartition(*tp) for tp in gone}
         known = partitions - self.unsettled
         self.unsettled -= partitions

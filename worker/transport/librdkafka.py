@@ -135,7 +135,8 @@ class LibrdkafkaTransport:
                 self._positions[partition] = max(self._positions[partition], offset)
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             first, end = (find([partition])[partition] for find in (self._lookup.beginning, self._lookup.end))
-            self._fault = out_of_range(partition, self._positions.get(partition, offset), first, end)
+            at = self._positions.get(partition, offset)
+            self._fault = out_of_range(self._kafka.group_id, partition, at, first, end)
         else:
             self._on_error(error)
 

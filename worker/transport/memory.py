@@ -149,7 +149,7 @@ class MemoryTransport:
             for tp in sorted(self._positions):
                 log, position = self._broker.logs[tp], self._positions[tp]
                 if not log.begin <= position <= len(log.entries):
-                    raise out_of_range(tp, position, log.begin, log.stable_end())
+                    raise out_of_range(self._group_id, tp, position, log.begin, log.stable_end())
                 for offset, record in itertools.islice(log.readable(position), POLL_RECORDS):
                     self._positions[tp] = offset + 1
                     if record:

@@ -71,10 +71,12 @@ def starting_offsets(
     return result
 
 
-def out_of_range(partition: TopicPartition, offset: int, first: int, end: int) -> TransportFault:
+def out_of_range(group: str, partition: TopicPartition, offset: int, first: int, end: int) -> TransportFault:
     """The fault for a position that the topic does not hold (any more)."""
+    topic, number = partition
     return TransportFault(
-        f"{partition.topic}-{partition.partition}: the group's offset {offset} is out of range, the topic holds "
-        f"{first} to {end} (retention removed records not yet read, or the topic was made anew); choose where to go "
-        f"on: review-worker offsets set --partition {partition.partition} --to earliest (or latest, an offset, a time)"
+        f"{topic}-{number}: offset {offset} of the group {group} is out of range, the topic holds {first} to {end} "
+        "(retention removed records not yet read, or the topic was made anew); choose where to go on: review-worker "
+        f"offsets set --topic {topic} --partition {number} --to earliest --kafka.group_id={group} "
+        "(or --to latest, an offset, a time)"
     )
