@@ -46,8 +46,9 @@ def attention_stays_within_each_sequence() -> None:
         for side, behind in ((offsets[:-1], 0), (offsets[1:], 1))
     )
     mask = (own >= begins[:, None]) & (own < ends[:, None])
-    for layout in ((0, 1, 2, 3), (0, 2, 1, 3)):  # of one row after the other, and of one head after the other
-        shape = [(3, rows, 2, 64)[dimension] for dimension in layout]
+    rows_first, heads_first = (0, 1, 2, 3), (0, 2, 1, 3)
+    for layout, size in ((rows_first, 64), (heads_first, 64), (rows_first, 26)):
+        shape = [(3, rows, 2, size)[dimension] for dimension in layout]
         q, k, v = torch.randn(shape).permute(layout)
         expected = F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in (q, k, v)), mask).transpose(0, 1)
         assert (kernels.attention(q, k, v, begins, ends) - expected).abs().max() < 1e-5

@@ -37,7 +37,7 @@ COMPILED: dict[str, tuple[dict[str, str], dict[str, int], dict[str, int]]] = {
     "_gelu": ({"x": HALF, "size": "i32"}, {"block": 1024}, {"num_warps": 4}),
     "_attention": (
         {"q": HALF, "k": HALF, "v": HALF, "out": HALF, "begins": INDEX, "ends": INDEX, "scale": "fp32"},
-        {"heads": 12, "size": 64, "q_tile": 64, "k_tile": 32},
+        {"heads": 12, "size": 64, "block": 64, "q_tile": 64, "k_tile": 32},
         {"num_warps": 4, "num_stages": 3},
     ),
     "_linear_gelu": (
@@ -53,12 +53,20 @@ COMPILED: dict[str, tuple[dict[str, str], dict[str, int], dict[str, int]]] = {
 }
 
 
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+@pytest.mark.parametrize(("capability", "shared"), [(90, 232_448), (80, 101_376)])  # bytes that a block may have there
 @pytest.mark.parametrize("name", COMPILED)
-def test_the_kernels_compile_for_a_hopper(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_compile(
+    name: str, capability: int, shared: int, half: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "_linear_gelu" and capability < 90:
+        pytest.skip("not used there")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     types, constants, options = COMPILED[name]
     kernel = getattr(kernels, name)
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
+    signature = {n: type_.replace("bf16", half) for n, type_ in signature.items()}
     values = {(kernel.arg_names.index(n),): value for n, value in constants.items()}
-    compiled = triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32), options=options)
-    assert compiled.metadata.shared <= 232_448  # bytes that a block may have there
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(ASTSource(kernel, signature, values), target=target, options=options)
+    assert compiled.metadata.shared <= shared

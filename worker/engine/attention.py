@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from worker.engine.device import gpu_kernels
-from worker.engine.packing import Group, Packed
+from worker.engine.packing import Group, Packed, similar
 
 
 class Ranges(NamedTuple):
@@ -26,7 +28,22 @@ class Ranges(NamedTuple):
     """0, 1, 2, …: the same of first tokens alone [sequences + 1]."""
 
 
-@dataclass(frozen=True, slots=True)
+class Padded(NamedTuple):
+    """Neighbours of similar length, padded to the longest."""
+
+    token: int
+    """Row of the first one's first token."""
+    sequences: int
+    width: int
+    rows: torch.Tensor
+    """Which row each place is read from [sequences * width]; behind a sequence's end its last token is read again."""
+    bias: torch.Tensor
+    """What the scores of each key get [sequences, 1, width]: 0, or -inf behind the end."""
+    places: torch.Tensor
+    """Which places are tokens, row by row [tokens]."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """A packed batch on its device; see packing.Packed. Integers are of the widths that the kernels want."""
 
@@ -42,6 +59,21 @@ class Batch:
         """On the CPU, without copies."""
         ids, positions, starts = map(torch.from_numpy, (packed.ids, packed.positions, packed.starts))
         return cls(ids, positions, starts, packed.groups, packed.longest)
+
+    @functools.cached_property
+    def padded(self) -> list[Padded]:
+        """The same for all layers."""
+        lengths = np.repeat([group.length for group in self.groups], [group.sequences for group in self.groups])
+        starts = self.starts.numpy()
+        found = []
+        for first, end in similar(lengths.tolist()):
+            own = lengths[first:end, None]
+            column = np.arange(lengths[first])
+            rows = torch.from_numpy(starts[first:end, None] + np.minimum(column, own - 1)).flatten()
+            bias = torch.from_numpy(np.where(column < own, 0.0, -np.inf)).bfloat16()[:, None]
+            places = torch.from_numpy(np.flatnonzero(column < own))
+            found.append(Padded(int(starts[first]), end - first, len(column), rows, bias, places))
+        return found
 
 
 Model = Callable[[Batch], torch.Tensor]
@@ -59,13 +91,18 @@ def attend(qkv: torch.Tensor, batch: Batch) -> torch.Tensor:
         return _varlen(q, k, v, offsets, offsets, batch.longest, batch.longest)
     rows, _, heads, size = qkv.shape
     context = torch.empty(rows, heads, size, dtype=qkv.dtype, device=qkv.device)
-    # Measured on a processor with AVX512-BF16: up to twice as fast, whatever the length; in float32 it is no faster.
-    kernel = _by_products if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu" else _fused
     end = 0
-    for _, token, sequences, length in batch.groups:
-        end = token + sequences * length
-        group = qkv[token:end].view(sequences, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-        context[token:end].view(sequences, length, heads, size).copy_(kernel(group).transpose(1, 2))
+    # Measured on a processor with AVX512-BF16: up to twice as fast, whatever the length; in float32 it is slower.
+    if qkv.dtype == torch.bfloat16 and qkv.device.type == "cpu":
+        for padded in batch.padded:
+            end = padded.token + len(padded.places)
+            _by_products(qkv, padded, out=context[padded.token : end])
+    else:
+        for _, token, sequences, length in batch.groups:
+            end = token + sequences * length
+            group = qkv[token:end].view(sequences, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(*group).transpose(1, 2)
+            context[token:end].view(sequences, length, heads, size).copy_(attended)
     context[end:].zero_()  # rows of no sequence: whatever was in memory there could be slow or infinite
     return context
 
@@ -91,23 +128,22 @@ def attend_first(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch
     return context
 
 
-def _fused(qkv: torch.Tensor) -> torch.Tensor:
-    """[3, sequences, heads, length, size] → [sequences, heads, length, size]."""
-    return F.scaled_dot_product_attention(*qkv)
-
-
-def _by_products(qkv: torch.Tensor) -> torch.Tensor:
-    """The same as two batched products with a softmax in float32 between: for short sequences torch's fused kernel
-    spends its time on other things."""
-    q, k, v = qkv.contiguous().flatten(1, 2)
-    scores = torch.bmm(q.mul_(q.shape[-1] ** -0.5), k.transpose(1, 2))
+def _by_products(qkv: torch.Tensor, padded: Padded, out: torch.Tensor) -> None:
+    """Attention of padded sequences as two batched products with a softmax in float32 between: for short sequences
+    torch's fused kernel spends its time on other things, and so do many small products."""
+    _, sequences, width, rows, bias, places = padded
+    _, _, heads, size = qkv.shape
+    parts = qkv.index_select(0, rows).view(sequences, width, 3, heads, size).permute(2, 0, 3, 1, 4)
+    q, k, v = parts.contiguous().flatten(1, 2)
+    scores = torch.baddbmm(bias.repeat_interleave(heads, 0), q, k.transpose(1, 2), alpha=size**-0.5)
     weights = torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
-    return torch.bmm(weights, v).view(qkv.shape[1:])
+    context = torch.bmm(weights, v).view(sequences, heads, width, size).transpose(1, 2)
+    torch.index_select(context.reshape(-1, heads, size), 0, places, out=out)
 
 
 def _kernels(q: torch.Tensor) -> Any:
     kernels = gpu_kernels(q.device)
-    return kernels if kernels and q.shape[-1] in kernels.HEAD_SIZES else None
+    return kernels if kernels and q.shape[-1] <= kernels.LARGEST_HEAD else None
 
 
 def _varlen(

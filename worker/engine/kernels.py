@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-HEAD_SIZES = (16, 32, 64, 128)
+LARGEST_HEAD = 128
 
 
 def add_norm(
@@ -34,8 +34,8 @@ def linear_gelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
     GELU is right to 2.6e-5, a hundredth of what rounding to bfloat16 does at 1.
     """
     rows, (columns, inner) = len(x), weight.shape
-    # From here on the product's tiles fill a Hopper's multiprocessors several times over, as this kernel wants them to.
-    if rows < 8192 or columns % 256 or inner % 64 or torch.cuda.get_device_capability(x.device) < (9, 0):
+    # The product's tiles must fill the multiprocessors several times over, and two stages of them a block's memory.
+    if rows < 8192 or columns % 256 or inner % 64 or torch.cuda.get_device_capability(x.device)[0] not in (9, 10):
         out = F.linear(x, weight, bias)
         _gelu[(triton.cdiv(out.numel(), 1024),)](out, out.numel(), 1024, num_warps=4)
         return out
@@ -63,7 +63,7 @@ def attention(
     tile = 64 if queries == len(k) else 16  # of first tokens, each has a sequence of keys of its own
     _attention[(triton.cdiv(queries, tile), heads)](
         q, k, v, out, begins, ends, queries, *q.stride()[:2], *k.stride()[:2], size**-0.5 * math.log2(math.e),
-        heads, size, tile, 32 if tile == 64 else 64, num_warps=4, num_stages=3,
+        heads, size, max(16, triton.next_power_of_2(size)), tile, 32 if tile == 64 else 64, num_warps=4, num_stages=3,
     )  # fmt: skip
     return out
 
@@ -77,7 +77,9 @@ def problem(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str | 
         q, k, v = torch.randn(3, 99, 2, 32, device=device).to(dtype)
         whole = F.scaled_dot_product_attention(*(part.transpose(0, 1).float() for part in (q, k, v))).transpose(0, 1)
         begins = torch.zeros(99, dtype=torch.int32, device=device)
-        rows, matrix, added = (torch.randn(size, device=device).to(dtype) for size in ((8200, 128), (256, 128), (256,)))
+        rows, matrix, added = (
+            torch.randn(size, device=device).to(dtype) for size in ((8200, 256), (1024, 256), (1024,))
+        )
         gelu = F.gelu(F.linear(rows.float(), matrix.float(), added.float()))
         for name, found, expected in (
             ("norm", add_norm(x, residual, weight, bias, 1e-12), norm),
@@ -153,29 +155,31 @@ def _linear_gelu(
 def _attention(
     q: tl.tensor, k: tl.tensor, v: tl.tensor, out: tl.tensor, begins: tl.tensor, ends: tl.tensor, queries: tl.tensor,
     q_stride: tl.tensor, q_head_stride: tl.tensor, k_stride: tl.tensor, k_head_stride: tl.tensor, scale: tl.tensor,
-    heads: tl.constexpr, size: tl.constexpr, q_tile: tl.constexpr, k_tile: tl.constexpr,
+    heads: tl.constexpr, size: tl.constexpr, block: tl.constexpr, q_tile: tl.constexpr, k_tile: tl.constexpr,
 ) -> None:  # fmt: skip
     first = tl.program_id(0) * q_tile
     q_row = first + tl.arange(0, q_tile)
     q_inside = q_row < queries
     head = tl.program_id(1).to(tl.int64)
-    column = tl.arange(0, size)[None, :]
+    column = tl.arange(0, block)[None, :]
     q_at = q_row.to(tl.int64)[:, None]
     begin = tl.load(begins + q_row, mask=q_inside, other=0)[:, None]
     end = tl.load(ends + q_row, mask=q_inside, other=0)[:, None]
-    rows = tl.load(q + q_at * q_stride + head * q_head_stride + column, mask=q_inside[:, None], other=0.0)
+    q_mask = q_inside[:, None] if size == block else q_inside[:, None] & (column < size)
+    rows = tl.load(q + q_at * q_stride + head * q_head_stride + column, mask=q_mask, other=0.0)
     # Below every score there is, but finite: a row without keys in this tile must not become NaN.
     largest = tl.full([q_tile], -1.0e30, tl.float32)
     total = tl.zeros([q_tile], tl.float32)
-    context = tl.zeros([q_tile, size], tl.float32)
+    context = tl.zeros([q_tile, block], tl.float32)
     k_begin = tl.load(begins + first)
     k_end = tl.load(ends + tl.minimum(first + q_tile, queries) - 1)
     for tile in range(k_begin, k_end, k_tile):
         k_row = tile + tl.arange(0, k_tile)
         k_at = k_row.to(tl.int64)[:, None] * k_stride + head * k_head_stride + column
         k_inside = (k_row < k_end)[:, None]
-        keys = tl.load(k + k_at, mask=k_inside, other=0.0)
-        values = tl.load(v + k_at, mask=k_inside, other=0.0)
+        k_mask = k_inside if size == block else k_inside & (column < size)
+        keys = tl.load(k + k_at, mask=k_mask, other=0.0)
+        values = tl.load(v + k_at, mask=k_mask, other=0.0)
         own = (k_row[None, :] >= begin) & (k_row[None, :] < end)
         scores = tl.where(own, tl.dot(rows, tl.trans(keys)) * scale, -1.0e30)
         larger = tl.maximum(largest, tl.max(scores, 1))
@@ -185,4 +189,4 @@ def _attention(
         context = context * shrunk[:, None] + tl.dot(weights.to(values.dtype), values)
         largest = larger
     context = context / tl.maximum(total, 1.0e-30)[:, None]
-    tl.store(out + (q_at * heads + head) * size + column, context.to(out.dtype.element_ty), mask=q_inside[:, None])
+    tl.store(out + (q_at * heads + head) * size + column, context.to(out.dtype.element_ty), mask=q_mask)

@@ -79,6 +79,18 @@ def split(lengths: Sequence[int], budget: int) -> list[slice]:
     return slices
 
 
+def similar(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cuts lengths, longest first, into runs that padding to the run's first makes at most an eighth larger."""
+    runs, first, used = [], 0, 0
+    for index, length in enumerate(lengths):
+        if (index + 1 - first) * lengths[first] > (used + length) * 9 / 8:
+            runs.append((first, index))
+            first, used = index, 0
+        used += length
+    runs.append((first, len(lengths)))
+    return runs
+
+
 @dataclass(frozen=True, slots=True)
 class Slots:
     """A batch as one array of int32, so that one copy takes it to a GPU; its shape may be larger than the batch.

@@ -7,7 +7,6 @@ first tokens only. Whether a model can be run so is not looked up but tried (loa
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers.utils import logging
 from schemas.store import CheckpointError
 from worker.engine.attention import Batch, attend
 from worker.engine.linear import prepare
+from worker.engine.packing import similar
 
 ATTENTION = "review_worker_packed"
 
@@ -57,18 +57,6 @@ class PaddedStock:
             logits = self._model(input_ids=ids, attention_mask=mask.long()).logits
             results.append(logits.float().softmax(-1))
         return torch.cat(results)
-
-
-def similar(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Cuts lengths, longest first, into runs that padding to the run's first makes at most an eighth larger."""
-    runs, first, used = [], 0, 0
-    for index, length in enumerate(lengths):
-        if (index + 1 - first) * lengths[first] > (used + length) * 9 / 8:
-            runs.append((first, index))
-            first, used = index, 0
-        used += length
-    runs.append((first, len(lengths)))
-    return runs
 
 
 class PackedStock:
