@@ -93,5 +93,7 @@ class InferStage:
         for work, row in zip(works, probabilities.tolist(), strict=True):
             if all(map(math.isfinite, row)):
                 work.scores, work.classified_at = dict(zip(self._engine.labels, row, strict=True)), now
+            elif len(works) > 1:
+                self._classify([work])  # it may be its company's fault: attention over tiles lets a NaN through
             else:
                 self._reject(work, FloatingPointError())
