@@ -39,7 +39,7 @@ def expected(lengths: list[int]) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_graphs_and_eager_batches_in_turn(dtype: torch.dtype) -> None:
     device = torch.device("cuda", 0)
-    forward = cuda.CudaForward(PackedBert(SPEC, weights(), device, dtype), device, dtype, 300, 0, 10_000)
+    forward = cuda.CudaForward(PackedBert(SPEC, weights(), device, dtype), device, dtype, 300, 0, 10_000, 64)
     forward.warm_up()
     for lengths in BATCHES:
         difference = np.abs(forward(pack(reviews(lengths))) - expected(lengths)).max()
@@ -55,7 +55,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> cuda.CudaForward:
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     model = PackedBert(SPEC, weights(), cpu, torch.float32)
-    forward = cuda.CudaForward(model, cpu, torch.float32, 300, 0, 10_000)
+    forward = cuda.CudaForward(model, cpu, torch.float32, 300, 0, 10_000, 64)
     forward._varlen = forward._capturing = True  # as in half precision, but in numbers that can be compared
     return forward
 
@@ -92,7 +92,8 @@ def without_a_gpu() -> Any:
     """torch, with what only a GPU can do replaced by nothing."""
 
     class Device:
-        def __init__(self, *ignored: object) -> None: ...
+        def __init__(self, *ignored: object, **options: object) -> None: ...
+        def pool(self) -> None: ...
         def wait_stream(self, other: object) -> None: ...
         def record(self, stream: object) -> None: ...
         def synchronize(self) -> None: ...
@@ -105,7 +106,7 @@ def without_a_gpu() -> Any:
     def empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         return torch.empty(*shape, **options)
 
-    names = {"Stream": Device, "Event": Device, "CUDAGraph": SimpleNamespace, "graph": graph}
+    names = {"Stream": Device, "Event": Device, "CUDAGraph": Device, "graph": graph, "current_stream": Device}
     fake = SimpleNamespace(**names, stream=lambda stream: nullcontext(), device=lambda device: nullcontext())
 
     class Torch:

@@ -8,6 +8,7 @@ next one's.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from worker.engine.attention import Batch, Model, Ranges
 from worker.engine.device import TOLERANCE, translated_faults
 from worker.engine.packing import Group, Packed, Slots, pack
+from worker.faults import DeviceFault, OutOfMemory
 
 GRAPH_ROWS = (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Batches that are launched as one graph: up to the last, launching the kernels takes longer than running them."""
@@ -65,6 +67,9 @@ class CudaForward:
         self._capturing = graphs and self._varlen
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(device))  # which prepared the weights
+        # It would make a plan for every new shape in the middle of a stream; torch's varlen attention asks it first.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._graphs: list[Graph] = []
         self._launching = threading.Lock()
 
@@ -87,22 +92,24 @@ class CudaForward:
             return answer.numpy()[: len(packed.order)]
 
     def warm_up(self) -> None:
-        """Captures the graphs, smallest first, so that the first that holds a batch is the one to take."""
+        """Captures the graphs, smallest first, so that the first that holds a batch is the one to take; as many as the
+        memory has room for."""
         if not self._capturing or self._graphs:
             return
-        with torch.inference_mode(), translated_faults(), torch.cuda.device(self._device):
-            for rows in GRAPH_ROWS:
+        with suppress(OutOfMemory), torch.inference_mode(), translated_faults(), torch.cuda.device(self._device):
+            for rows in (rows for rows in GRAPH_ROWS if rows <= self.most_tokens):
                 self._graphs.append(self._capture(Slots(rows, rows // ROWS_A_SEQUENCE)))
 
     def close(self) -> None:
-        with torch.cuda.device(self._device):
-            torch.cuda.synchronize()
+        with self._launching, torch.cuda.device(self._device):
+            self._stream.synchronize()
             self._graphs.clear()
             self._model = None
             torch.cuda.empty_cache()
 
     def _run(self, slots: Slots, numbers: torch.Tensor, packed: Packed) -> torch.Tensor:
-        assert self._model is not None, "closed"
+        if self._model is None:
+            raise DeviceFault("closed")
         with torch.cuda.stream(self._copies):
             here = numbers.to(self._device, non_blocking=True)
         self._stream.wait_stream(self._copies)

@@ -13,6 +13,10 @@ import torch
 
 from worker.faults import DeviceFault, OutOfMemory
 
+_NO_MEMORY = (  # of torch, oneDNN, CUDA or Triton, cuBLAS
+    "can't allocate memory", "not enough memory", "could not create a memory", "out of memory", "ALLOC_FAILED",
+)  # fmt: skip
+_BROKEN = "CUDA error", "Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS"
 _log = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
@@ -27,18 +31,13 @@ def translated_faults() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         traceback.clear_frames(error.__traceback__)  # they hold the very memory that the next try needs
         raise OutOfMemory(str(error).partition("\n")[0]) from error
-    except torch.AcceleratorError as error:  # the context is lost: every later call on the device fails too
-        raise DeviceFault(str(error).partition("\n")[0]) from error
     except RuntimeError as error:
         message = str(error).partition("\n")[0]
-        if (
-            "can't allocate memory" in message
-            or "not enough memory" in message
-            or "could not create a memory" in message
-        ):
+        if any(words in message for words in _NO_MEMORY):
             traceback.clear_frames(error.__traceback__)
             raise OutOfMemory(message) from error
-        if "CUDA error" in message or "CUBLAS_STATUS" in message or "CUDNN_STATUS" in message:
+        # The context is lost: every later call on the device fails too.
+        if isinstance(error, torch.AcceleratorError) or any(words in message for words in _BROKEN):
             raise DeviceFault(message) from error
         raise
 
@@ -69,7 +68,8 @@ def gpu_kernels(device: torch.device) -> Any:
     except ImportError as error:
         problem: str | None = str(error)
     else:
-        problem = kernels.problem(device)
+        with torch.cuda.device(device):  # Triton launches on the current one
+            problem = kernels.problem(device)
         if problem is None:
             return kernels
     _log.warning("%s: slower than it could be, the fused kernels cannot be used (%s)", device, problem)
