@@ -96,6 +96,7 @@ def compared(first: Mark, last: Mark, engine: float, engines: int) -> dict[str, 
     busy, starved = ((getattr(last, name) - getattr(first, name)) / took / engines for name in ("busy", "starved"))
     interpreter = sum(seconds for part, seconds in cpu.items() if part != "native") * count / took
     others = last.others - first.others
+    machine = (sum(cpu.values()) * count + others) / (took * cores())
     rate = count / took
     without_broker = count / (took - others / cores())
     expected = 1 / (1 / engine + outside / cores())
@@ -110,7 +111,15 @@ def compared(first: Mark, last: Mark, engine: float, engines: int) -> dict[str, 
         | {"total_outside_model": round(outside * 1e6, 1), "broker_and_bench": round(others / count * 1e6, 1)},
         "device_busy": round(busy, 3),
         "device_idle_with_work": round(starved, 4),
-        "saturated": "device" if busy > 0.9 else "interpreter" if interpreter > 0.85 else "neither",
+        "cores_busy": round(machine, 3),
+        "saturated": next(
+            (
+                name
+                for name, load in {"device": busy, "interpreter": interpreter, "cores": machine}.items()
+                if load > 0.85
+            ),
+            "none",
+        ),
     }
 
 
@@ -123,6 +132,6 @@ def described(result: dict[str, Any]) -> list[str]:
         f"without broker and bench on the same cores {result['without_broker']:,}, of {result['expected']:,} that the "
         f"engine and the CPU around it allow ({result['share_of_expected']:.1%})",
         f"saturated: {result['saturated']}; device busy {result['device_busy']:.0%}, idle while work was queued "
-        f"{result['device_idle_with_work']:.2%}",
+        f"{result['device_idle_with_work']:.2%}; all cores, broker and bench included, {result['cores_busy']:.0%}",
         f"CPU µs a record: {parts}",
     ]
