@@ -36,6 +36,7 @@ PLACES: dict[str, tuple[type, str]] = {
     "settle": (Delivery, "settle"),
     "poll": (Intake, "poll"),
     "commit": (Intake, "commit"),
+    "commit_transaction": (Delivery, "commit_transaction"),
     "observe": (Accounting, "look"),
     "delivered": (Membership, "delivered"),  # called from the client's thread
     "hand_over": (Holdings, "hand_over"),  # called with the lock that every stage takes

@@ -30,7 +30,11 @@ STREAMS = cycle(
 )
 LIBRDKAFKA = {"kafka.client": "librdkafka", "delivery": "at_least_once"}  # runs callbacks in a thread of ours
 FAILING = ["decode", "tokenize", "infer", "write", "send", "settle", "poll", "commit", "observe", "delivered"]
-FAILING_IN = {place: next(STREAMS) for place in FAILING} | {"delivered": LIBRDKAFKA}
+FAILING_IN = {place: next(STREAMS) for place in FAILING} | {
+    "commit": LIBRDKAFKA,  # which commits nothing where delivery is exactly once
+    "commit_transaction": {"kafka.client": "kafka-python", "delivery": "exactly_once"},
+    "delivered": LIBRDKAFKA,
+}
 HANGING = {"decode": 1.5, "infer": 1.5, "write": 1.5, "settle": 1.5, "hand_over": 1.5, "poll": 4.5, "observe": 11.5}
 HANGING_IN = {place: next(STREAMS) for place in HANGING}
 
@@ -85,7 +89,7 @@ def endings(
 
     cases = {("hang", place): HANGING_IN[place] for place in reversed(HANGING)}
     cases |= {("hang_with_interpreter", "decode"): LIBRDKAFKA}
-    cases |= {("exception", place): FAILING_IN[place] for place in FAILING}
+    cases |= {("exception", place): settings for place, settings in FAILING_IN.items()}
     with ThreadPoolExecutor(4) as pool:
         yield {case: pool.submit(ending, *case, settings) for case, settings in cases.items()}
         pool.shutdown(cancel_futures=True)
@@ -98,7 +102,7 @@ def assert_loud_and_clean(ending: Ending) -> None:
     assert not ending.unacknowledged
 
 
-@pytest.mark.parametrize("place", FAILING)
+@pytest.mark.parametrize("place", FAILING_IN)
 def test_an_exception_ends_the_worker_within_seconds(
     place: str, endings: dict[tuple[str, str], Future[Ending]]
 ) -> None:
