@@ -200,6 +200,16 @@ def test_a_committed_offset_out_of_range_is_a_fault_that_says_what_to_do(world: 
     )
 
 
+def test_a_committed_offset_beyond_the_end_is_a_fault(world: World) -> None:
+    """As when the topic was made anew: to start over, or to wait until it has grown as far, would be silent loss."""
+    topic = world.topic()
+    world.commit({TopicPartition(topic, 0): 50})
+    world.produce(topic, *numbers(*range(10)))
+    member = world.join(topic)
+    with pytest.raises(TransportFault, match="out of range"):
+        until(lambda: member.records, member)
+
+
 def test_a_commit_for_a_partition_not_owned_is_refused(world: World) -> None:
     topic = world.topic(2)
     world.produce(topic, *numbers(*range(5)))
