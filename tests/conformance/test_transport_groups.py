@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from tests.conformance.worlds import DEADLINE, KafkaWorld, Member, MemoryWorld, World, done, until
+from tests.conformance.worlds import DEADLINE, KafkaWorld, Member, MemoryWorld, World, done, outgoing, until
 from worker.transport.interface import (
     CommitRefused,
     Offsets,
@@ -83,22 +83,37 @@ def test_the_new_owner_waits_until_the_drain_is_committed(world: World) -> None:
 
 
 def test_a_drain_longer_than_the_session_keeps_the_membership(kafka: KafkaWorld) -> None:
-    topic = kafka.topic(2)
-    settings = kafka.settings(session_timeout=6)
-    first = kafka.joined(topic, settings=settings)
-    answer: Future[Offsets] = Future()
-    first.answer = lambda partitions: answer
-    second = kafka.join(topic, settings=settings)
-    with Polling(first):
-        until(lambda: first.revocations, second)
+    """In two groups at the same time, because it takes long: at least once, and in a transaction."""
+    topic, output = kafka.topic(2), kafka.topic()
+    for partition in (0, 1):
+        kafka.produce(topic, *(b"%d" % number for number in range(10)), partition=partition)
+
+    def group(delivery: str) -> tuple[Member, Member, Future[Offsets]]:
+        settings = kafka.settings(delivery, group_id=f"{kafka.group}-{delivery}", session_timeout=6)
+        first = kafka.joined(topic, settings=settings)
+        until(lambda: len(first.records) == 20, first)
+        answer: Future[Offsets] = Future()
+        first.answer = lambda partitions: answer
+        return first, kafka.join(topic, settings=settings), answer
+
+    (plain, plain_next, plain_answer), (exact, exact_next, exact_answer) = map(group, ["at_least_once", "exactly_once"])
+    with Polling(plain), Polling(exact):
+        until(lambda: plain.revocations and exact.revocations, plain_next, exact_next)
+        exact.transport.send(outgoing(output, b"result", 0))
         drained_at = time.monotonic() + 8
-        until(lambda: time.monotonic() > drained_at, second)
-        assert second.owned == {}
-        [given] = first.revocations[0]
-        answer.set_result({given: 0})
-        until(lambda: second.owned, second)
-        until(lambda: first.transport.joined(), second)
-    assert not first.losses and len(first.owned) == 1
+        until(lambda: time.monotonic() > drained_at, plain_next, exact_next)
+        assert plain_next.owned == exact_next.owned == {}
+        [plain_given], [exact_given] = plain.revocations[0], exact.revocations[0]
+        plain_answer.set_result({plain_given: 7})
+        exact.transport.commit_transaction({exact_given: 7}, lambda: True, DEADLINE)
+        exact_answer.set_result({})
+        until(lambda: plain_next.records and exact_next.records, plain_next, exact_next)
+        until(lambda: plain.transport.joined() and exact.transport.joined(), plain_next, exact_next)
+    assert plain_next.owned == {plain_given: 7} and exact_next.owned == {exact_given: 7}
+    assert plain_next.records[0].offset == exact_next.records[0].offset == 7
+    assert [record.value for record in kafka.read(output)] == [b"result"]
+    assert not plain.losses and len(plain.owned) == 1
+    assert not exact.losses and len(exact.owned) == 1
 
 
 def test_a_drain_past_its_bound_is_lost_and_commits_nothing(world: World) -> None:
