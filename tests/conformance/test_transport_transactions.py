@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from multiprocessing.synchronize import Event
 
 import pytest
+from confluent_kafka import Producer
 
-from tests.conformance.worlds import DEADLINE, Member, World, outgoing, until
+from tests.conformance.worlds import DEADLINE, KafkaWorld, Member, World, outgoing, until
+from worker.settings import Settings
+from worker.tools.local_kafka import LocalKafka
+from worker.transport import (
+    kafka_python_exactly_once,
+    kafka_python_transactions,
+    librdkafka_producer,
+    make_transport,
+)
 from worker.transport.interface import Offsets, TopicPartition, TransactionAborted, TransportFault
 
 
@@ -167,3 +179,70 @@ def test_leaving_with_an_open_transaction_holds_no_reader_back(world: World) -> 
     assert values(world, output) == []
     member.transport.close(5)
     until(lambda: values(world, output) == [b"behind it"], timeout=5)
+
+
+BOTH_CLIENTS = ["kafka-python", "librdkafka"]
+
+
+def send_and_wait(settings: Settings, topic: str, output: str, timeout: float | None, sent: Event) -> None:
+    """A worker to be killed, with `timeout` seconds for its transactions instead of the usual ones."""
+    if timeout is not None:
+        socket_ms = int(timeout * 1000)  # librdkafka takes no longer one than the transaction's
+        librdkafka_producer.Producer = lambda config: Producer({**config, "socket.timeout.ms": socket_ms})
+        librdkafka_producer.TRANSACTION_TIMEOUT = timeout
+        kafka_python_exactly_once.TRANSACTION_TIMEOUT_MS = int(timeout * 1000)
+        kafka_python_transactions.TRANSACTION_TIMEOUT_MS = int(timeout * 1000)
+    member = Member(make_transport(settings), [topic])
+    until(lambda: member.owned, member)
+    member.transport.send(outgoing(output, b"never", 0))
+    until(lambda: member.delivered_, member)
+    sent.set()
+    until(lambda: False, member, timeout=60)
+
+
+def kill_with_an_open_transaction(settings: Settings, topic: str, output: str, timeout: float | None = None) -> None:
+    processes = multiprocessing.get_context("spawn")
+    sent = processes.Event()
+    worker = processes.Process(target=send_and_wait, args=(settings, topic, output, timeout, sent), daemon=True)
+    worker.start()
+    try:
+        assert sent.wait(DEADLINE)
+    finally:
+        worker.kill()
+        worker.join()
+
+
+@pytest.mark.parametrize("kafka", BOTH_CLIENTS, indirect=True)
+def test_a_killed_workers_successor_with_its_id_ends_what_it_left_open(kafka: KafkaWorld) -> None:
+    topic, output = kafka.topic(), kafka.topic()
+    settings = kafka.settings("exactly_once", instance_id="worker-1")
+    kill_with_an_open_transaction(settings, topic, output)
+    kafka.produce(output, b"behind it")
+    assert values(kafka, output) == []
+    begun = time.monotonic()
+    successor = kafka.joined(topic, settings=settings)
+    successor.transport.send(outgoing(output, b"result", 0))
+    commit(successor, {TopicPartition(topic, 0): 1})
+    until(lambda: values(kafka, output) == [b"behind it", b"result"], timeout=4)
+    assert time.monotonic() - begun < 10, "it waited for the killed one's transaction to time out"
+
+
+@pytest.mark.parametrize("client", BOTH_CLIENTS)
+def test_a_killed_worker_holds_readers_back_no_longer_than_its_transaction_timeout(
+    client: str, topics: Callable[..., str], local_kafka_factory: Callable[..., LocalKafka]
+) -> None:
+    """Where its successor is another, the broker ends what it left open; it looks for that every 10 s otherwise."""
+    quick = {
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
+        "group.min.session.timeout.ms": "1000",
+    }
+    servers = local_kafka_factory(properties=quick).bootstrap_servers
+    world = KafkaWorld(client, servers, lambda *a, **k: topics(*a, bootstrap=servers, **k))
+    topic, output = world.topic(), world.topic()
+    settings = world.settings("exactly_once", session_timeout=1)
+    kill_with_an_open_transaction(settings, topic, output, timeout=2)
+    successor = world.joined(topic, settings=settings)
+    successor.transport.send(outgoing(output, b"result", 0))
+    commit(successor, {TopicPartition(topic, 0): 1})
+    until(lambda: values(world, output) == [b"result"], timeout=4)
+    world.close()
