@@ -80,8 +80,8 @@ class Admin:
         return self._ask(lambda: describe_topic(self._client._manager, name, self._timeout))
 
     def create_topics(self, topics: Sequence[NewTopic]) -> list[str]:
-        """Makes those that do not exist and returns their names, once every broker knows all of `topics`; never
-        alters one that exists."""
+        """Makes those that do not exist and returns their names, once every broker that is up knows all of `topics`;
+        never alters one that exists."""
         created = []
         for topic in topics:
             make = partial(self._client.create_topics, {topic.name: topic.options()}, raise_errors=False)
@@ -91,6 +91,8 @@ class Admin:
             elif answer["error_code"] != errors.TopicAlreadyExistsError.errno:
                 raise TransportConfigurationError(f"topic {topic.name} was not made: {answer['error_message']}")
         for broker in self._ask(self._client.describe_cluster)["brokers"]:
+            if broker.get("is_fenced"):  # it is down, and will ask the others when it is back
+                continue
             self._ask(partial(self._check_topics, [topic.name for topic in topics], broker["broker_id"]))
         return created
 
