@@ -35,14 +35,13 @@ from tests.chaos.faults import (
 )
 from tests.chaos.reviews import review_texts
 from tests.chaos.run import WORKERS, Run
-from tests.chaos.verdict import Mode, State, Workers
+from tests.chaos.verdict import MODES, Mode, State, Workers
 from tests.chaos.world import World
 from tests.fakes.checkpoint import make_checkpoint
 
 LIKE = Workers(tokens_per_second=20_000)  # a faster one has more results not yet committed, which a kill doubles
 OTHERS = [zombie, crash_broker, cut, withhold, shrink, roll, silence, usurp, slow]
 KILLS_BETWEEN = 3
-MODES = [Mode(d, c) for d in ("at_least_once", "exactly_once") for c in ("kafka-python", "librdkafka")]
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
-"""What long outages and long backlogs do to one worker: `python -m tests.chaos.outages [--seconds 180] [--only away]`.
+"""What long outages and long backlogs do to one worker, in every mode or in those of one client or delivery:
+`python -m tests.chaos.outages [--seconds 180] [--only away] [--client librdkafka] [--delivery exactly_once]`.
 
 The process under test is `review-worker run` with the simulated model, with more to read than it can get done. Progress
 goes to standard error, a line of JSON for each scenario to standard output; exit 1 where a target was missed.
@@ -7,6 +8,7 @@ goes to standard error, a line of JSON for each scenario to standard output; exi
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from confluent_kafka import Producer
 
 from tests.chaos.reviews import BAD_EVERY, review, review_texts
 from tests.chaos.stage import Stage, Stream
-from tests.chaos.verdict import Mode
+from tests.chaos.verdict import MODES, Mode
 from tests.chaos.watch import SUSTAINED, Sample, always_live, per_second, rate, seconds_to_full_rate
 from tests.chaos.world import INPUT, OUTPUT, PARTITIONS
 from tests.fakes.checkpoint import make_checkpoint
@@ -249,21 +251,21 @@ def play(name: str, mode: Mode, length: Length, folder: Path, checkpoint: Path, 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=Length.outage, help="how long an outage lasts")
-    parser.add_argument("--client", choices=("kafka-python", "librdkafka"), default="kafka-python")
-    parser.add_argument("--delivery", choices=("at_least_once", "exactly_once"), default="at_least_once")
+    parser.add_argument("--client", choices=sorted({mode.client for mode in MODES}), help="one instead of both")
+    parser.add_argument("--delivery", choices=sorted({mode.delivery for mode in MODES}), help="one instead of both")
     parser.add_argument("--only", choices=(*SCENARIOS, "behind"), action="append", help="may be given several times")
     options = parser.parse_args()
-    failed = False
+    modes = [m for m in MODES if options.client in (None, m.client) and options.delivery in (None, m.delivery)]
+    length, failed = Length(outage=options.seconds), False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = make_checkpoint(folder / "random", review_texts())
-        for scenario in options.only or [*SCENARIOS, "behind"]:
+        for mode, scenario in itertools.product(modes, options.only or [*SCENARIOS, "behind"]):
 
-            def say(what: str, scenario: str = scenario) -> None:
-                print(f"{scenario}: {what}", file=sys.stderr, flush=True)
+            def say(what: str, what_of: str = f"{mode} {scenario}") -> None:
+                print(f"{what_of}: {what}", file=sys.stderr, flush=True)
 
-            length = Length(outage=options.seconds)
-            result = play(scenario, Mode(options.delivery, options.client), length, folder, checkpoint, say)
+            result = play(scenario, mode, length, folder, checkpoint, say)
             failed = failed or bool(result.wrong or result.slow)
             print(result.to_json(), flush=True)
     return int(failed)

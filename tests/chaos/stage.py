@@ -75,6 +75,13 @@ class Stage:
         self.until(lambda: len(self.watch.samples) > seen, "the watch to see the worker")
         return worker
 
+    def stop(self) -> None:
+        """SIGTERM; it must drain. The next to start may be in another mode."""
+        assert self.worker is not None
+        self.worker.signal()
+        assert (code := self.worker.wait()) == 0, f"the worker drained with exit code {code}"
+        self.worker = None
+
     def until(self, condition: Callable[[], bool], what: str, patience: float = PATIENCE, pause: float = 0.05) -> None:
         """TimeoutError, with the end of the worker's log, where it does not come to that."""
         start = said_at = time.monotonic()

@@ -27,6 +27,9 @@ class Mode:
         return f"{self.delivery}/{self.client}"
 
 
+MODES = [Mode(d, c) for d in ("at_least_once", "exactly_once") for c in ("kafka-python", "librdkafka")]
+
+
 @dataclass(frozen=True)
 class Workers:
     """What the three workers of a run are like."""

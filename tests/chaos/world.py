@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as At
 from confluent_kafka.admin import (
     AdminClient,
@@ -83,7 +83,7 @@ class World:
         """Makes those that do not exist; whether the input did, so that it may hold records."""
         replicas, config = self.nodes, {"min.insync.replicas": str(min(self.nodes, 2))}
         counts = {INPUT: self._input_partitions, OUTPUT: OUTPUT_PARTITIONS, DEAD_LETTERS: OUTPUT_PARTITIONS}
-        there = self._admin.list_topics(timeout=ANSWER).topics
+        there = self._metadata().topics
         new = [NewTopic(name, count, replicas, config=config) for name, count in counts.items() if name not in there]
         for answer in self._admin.create_topics(new).values() if new else ():
             answer.result(ANSWER)
@@ -109,17 +109,17 @@ class World:
             time.sleep(0.05)
 
     def brokers(self) -> int:
-        return len(self._admin.list_topics(timeout=ANSWER).brokers)
+        return len(self._metadata().brokers)
 
     def topics(self) -> Collection[str]:
-        return set(self._admin.list_topics(timeout=ANSWER).topics)
+        return set(self._metadata().topics)
 
     def partitions(self, topic: str) -> int:
-        return len(self._admin.list_topics(topic, timeout=ANSWER).topics[topic].partitions)
+        return len(self._metadata(topic).topics[topic].partitions)
 
     def leaders(self, topic: str) -> Mapping[int, int]:
         """Node (counted from 0) that leads each partition."""
-        found = self._admin.list_topics(topic, timeout=ANSWER).topics[topic].partitions
+        found = self._metadata(topic).topics[topic].partitions
         return {number: partition.leader - 1 for number, partition in found.items()}
 
     def uncommitted(self) -> dict[int, tuple[int, int]]:
@@ -134,8 +134,25 @@ class World:
         return {at.partition: at.offset for at in found.topic_partitions}
 
     def records(self, topic: str) -> int:
-        """How many records were ever written to it."""
-        return sum(self._ends([topic], IsolationLevel.READ_UNCOMMITTED).values())
+        """How many of it a read-committed reader finds, to its ends as they are now: offsets count markers too."""
+        partitions = self.partitions(topic)
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "none", "enable.partition.eof": True})
+        consumer.assign([At(topic, number, 0) for number in range(partitions)])
+        found, ended = 0, 0
+        try:
+            while ended < partitions:
+                messages = consumer.consume(10_000, ANSWER)
+                assert messages, f"nothing more of {topic} after {found} records"
+                for error in (message.error() for message in messages):
+                    if error is None:
+                        found += 1
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        ended += 1
+                    else:
+                        raise KafkaException(error)
+        finally:
+            consumer.close()
+        return found
 
     def open_transactions(self) -> bool:
         """Whether readers of the output are held back by a transaction that is not over."""
@@ -152,6 +169,9 @@ class World:
             }
         )
         return {(at.topic, at.partition): found.offset for at, found in answers.items()}
+
+    def _metadata(self, topic: str | None = None) -> Any:
+        return self._ask(lambda: self._admin.list_topics(topic, timeout=ATTEMPT))
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Repeats it while a broker is on its way out or in."""
