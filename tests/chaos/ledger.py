@@ -19,6 +19,7 @@ from schemas import headers
 from schemas.dead_letter import unwrap
 from tests.chaos.generator import NOWHERE, Acknowledged
 from tests.chaos.reviews import Expected, number_of, review
+from tests.chaos.world import OUTPUT_PARTITIONS
 
 SHOWN = 10
 
@@ -34,10 +35,13 @@ class Ledger:
         acknowledged: Acknowledged,
         *,
         exactly_once: bool,
+        output_partitions: int = OUTPUT_PARTITIONS,
     ) -> None:
         records = len(acknowledged.offsets)
         self._topic, self._texts, self._expected, self._acknowledged = topic, texts, expected, acknowledged
         self._exactly_once = exactly_once
+        # As the workers found them when they began; those of the input do not matter to the rule, nor that they grow.
+        self._targets = {"result": output_partitions, "letter": OUTPUT_PARTITIONS}
         self._seen = array("L", [0]) * records
         self._partitions = array("h", [NOWHERE]) * records  # where the worker says that it found it
         self._offsets = array("q", [NOWHERE]) * records
@@ -78,7 +82,7 @@ class Ledger:
         except (ValueError, KeyError, TypeError, IndexError) as error:
             self._wrong(f"a result that cannot be read ({type(error).__name__}: {error})")
             return
-        self._outcome(number, where, "result", ours[headers.OWNER])
+        self._outcome(number, where, "result", partition, ours[headers.OWNER])
 
     def letter(self, partition: int, key: bytes | None, value: bytes | None, own: headers.Headers) -> None:
         """A record of the dead-letter topic."""
@@ -93,7 +97,7 @@ class Ledger:
         self._check(number, "reason", info.reason == sent.reason)
         self._check(number, "value", value == sent.value)
         self._check(number, "own headers", headers_then == sent.headers)
-        self._outcome(number, where, "letter", info.worker)
+        self._outcome(number, where, "letter", partition, info.worker)
 
     def settle(self) -> None:
         """Once all is read: do the sources that the worker named agree with what the broker told the generator?"""
@@ -104,9 +108,10 @@ class Ledger:
             if seen:
                 self._check(number, f"source {here} where the broker said {there}", here == there)
 
-    def _outcome(self, number: int, where: tuple[str, int, int], kind: str, owner: Any) -> None:
+    def _outcome(self, number: int, where: tuple[str, int, int], kind: str, target: int, owner: Any) -> None:
         topic, partition, offset = where
         self._check(number, "topic", topic == self._topic)
+        self._check(number, f"{kind} of {partition} in {target}", target == partition % self._targets[kind])
         if self._seen[number]:
             self.duplicates += 1
             self._check(number, "same source", (self._partitions[number], self._offsets[number]) == (partition, offset))

@@ -16,7 +16,7 @@ from tests.chaos.ledger import Ledger, Reader
 from tests.chaos.reviews import expectations, review_texts
 from tests.chaos.verdict import Mode
 from tests.chaos.watch import Watch
-from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, PARTITIONS, World
+from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, OUTPUT_PARTITIONS, PARTITIONS, World
 from worker.tools.process import WorkerProcess
 
 MOST_RECORDS = 500_000
@@ -154,10 +154,18 @@ class Stream:
         yield
         self.feed(0)
 
-    def read(self) -> None:
-        """Begins a ledger, from the beginning of the topics as they are now."""
+    def read(self, output_partitions: int = OUTPUT_PARTITIONS) -> None:
+        """Begins a ledger, from the beginning of the topics as they are now. `output_partitions`: as the worker found
+        them."""
         once = self._stage.mode.exactly_once
-        self.ledger = Ledger(INPUT, self._texts, self._expected, self._acknowledged, exactly_once=once)
+        self.ledger = Ledger(
+            INPUT,
+            self._texts,
+            self._expected,
+            self._acknowledged,
+            exactly_once=once,
+            output_partitions=output_partitions,
+        )
         self._reader = Reader(self._bootstrap, OUTPUT, DEAD_LETTERS, self.ledger)
 
     def stop_reading(self) -> None:
