@@ -7,6 +7,7 @@ progress, so that there is always work in flight. A worker that ends is started 
 from __future__ import annotations
 
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from worker.tools.process import WorkerProcess
 WORKERS = 3
 SESSION_TIMEOUT = 3.0
 PROBLEMS = 10  # after which a run is given up
+TOOK_OVER = re.compile(r" ERROR .*another worker with the (instance|transactional) id \S+ took over")
 RESERVE = 0.2  # of the records: kept for faults that need more than their share to have work in flight
 
 
@@ -194,17 +196,19 @@ class Run:
         self.state.disturbances += 1
 
     def expect_one_end(self, old: WorkerProcess, slot: int, within: float = 30.0) -> None:
-        """Of two workers with one instance id the older ends with exit code 1. Over librdkafka one that wakes after its
-        session joins again before it hears that it was replaced: then the newer may end, or both."""
+        """Of two workers with one instance id the older ends with exit code 1 and says why. Over librdkafka one that
+        wakes after its session joins again before it hears that it was replaced: then the newer may end, or both."""
         new = self._workers.pop(slot)
         may_end = [old] if self.mode.client == "kafka-python" else [old, new]
         end = time.monotonic() + within
         self.until(lambda: any(not worker.running for worker in may_end) or time.monotonic() > end)
         if len(may_end) > 1:
             self.let_pass(self.session_timeout)
-        codes = [worker.wait(1) for worker in may_end if not worker.running]
-        if not codes or set(codes) != {1}:
-            self.state.problems.append(f"two with one instance id, exit codes {codes}: {old.log[-500:]}")
+        ended = [worker for worker in may_end if not worker.running]
+        codes = [worker.wait(1) for worker in ended]
+        if not codes or set(codes) != {1} or not all(TOOK_OVER.search(worker.log) for worker in ended):
+            logs = "\n".join(worker.log[-500:] for worker in ended or may_end)
+            self.state.problems.append(f"two with one instance id, exit codes {codes}: {logs}")
         if left := [worker for worker in (new, old) if worker.running]:
             self._workers[slot] = left[0]
         else:
