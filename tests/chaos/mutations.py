@@ -81,6 +81,16 @@ def group_metadata_unchecked() -> None:
     )
 
 
+def librdkafka_group_metadata_unchecked() -> None:
+    """The same over librdkafka, in its own layout."""
+    from worker.transport.librdkafka_exactly_once import LibrdkafkaExactlyOnceTransport
+
+    nobody = (-1).to_bytes(4, sys.byteorder, signed=True)
+    LibrdkafkaExactlyOnceTransport._current_membership = (  # type: ignore[method-assign]
+        lambda self, still_owned: b"CGMDv2:%s%s\0\0\1" % (nobody, self._kafka.group_id.encode())
+    )
+
+
 MUTATIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -88,6 +98,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         no_epoch_check,
         producer_kept_after_abort,
         group_metadata_unchecked,
+        librdkafka_group_metadata_unchecked,
         neighbours_result,
     )
 }

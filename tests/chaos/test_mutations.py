@@ -13,8 +13,10 @@ from tests.chaos.scenario import Scenario
 from tests.chaos.verdict import Mode, Verdict, Workers
 
 LIKE = Workers(patience=40)
+QUICK_TO_PUBLISH = replace(LIKE, token_budgets=(1000,) * 3)
 SLOW = replace(LIKE, tokens_per_second=3000, token_budgets=(1000,) * 3)
 AT_LEAST_ONCE, EXACTLY_ONCE = Mode("at_least_once", "kafka-python"), Mode("exactly_once", "kafka-python")
+LIBRDKAFKA = Mode("exactly_once", "librdkafka")
 
 
 def broken(mutation: str, mode: Mode, faults: list[Fault], like: Workers = LIKE, **more: Any) -> Scenario:
@@ -31,6 +33,8 @@ def broken(mutation: str, mode: Mode, faults: list[Fault], like: Workers = LIKE,
         # a long backlog, reading begins again with the first partition.
         (broken("producer_kept_after_abort", EXACTLY_ONCE, [relapse] * 3, SLOW, partitions=12, backlog=True), "lost"),
         (broken("group_metadata_unchecked", EXACTLY_ONCE, [zombie, zombie]), "duplicates"),
+        # Not every one that wakes commits before it hears that it was given up.
+        (broken("librdkafka_group_metadata_unchecked", LIBRDKAFKA, [zombie] * 4, QUICK_TO_PUBLISH), "duplicates"),
         (broken("neighbours_result", AT_LEAST_ONCE, []), "wrong"),
     ],
     ids=str,
