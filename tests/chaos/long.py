@@ -1,7 +1,8 @@
 """The long form of the chaos suite: every fault in every mode, many times over. `make chaos RECORDS=… KILLS=…`.
 
-Prints one line of JSON a mode. Interrupted, it goes on where it was: Kafka's records and the state of each mode are
-kept in a folder until the mode has its verdict.
+Prints two lines of JSON a mode: of the long run on one node, and of a short one on three, for the faults that need
+them. Interrupted, it goes on where it was: Kafka's records and the state of each mode are kept in a folder until the
+mode has its verdicts; the short run begins anew.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tests.chaos.faults import (
     cut,
     grow,
     kill,
+    kill_leader,
+    refuse,
     relapse,
     roll,
     shrink,
@@ -35,12 +38,14 @@ from tests.chaos.faults import (
 )
 from tests.chaos.reviews import review_texts
 from tests.chaos.run import WORKERS, Run
-from tests.chaos.verdict import MODES, Mode, State, Workers
+from tests.chaos.scenario import Scenario
+from tests.chaos.verdict import MODES, Mode, State, Verdict, Workers
 from tests.chaos.world import World
 from tests.fakes.checkpoint import make_checkpoint
 
 LIKE = Workers(tokens_per_second=20_000)  # a faster one has more results not yet committed, which a kill doubles
 OTHERS = [zombie, crash_broker, cut, withhold, shrink, roll, silence, usurp, slow]
+ON_THREE_NODES = [kill_leader, refuse] * 3
 KILLS_BETWEEN = 3
 
 
@@ -59,7 +64,7 @@ def main() -> None:
 
 
 def chaos(mode: Mode, records: int, kills: int, folder: Path) -> bool:
-    """Whether the guarantee held."""
+    """Whether the guarantee held, on one node and on three."""
     own = folder / f"{mode.delivery}-{mode.client}-{records}-{kills}"
     own.mkdir(parents=True, exist_ok=True)
     kept = own / "state.json"
@@ -88,11 +93,22 @@ def chaos(mode: Mode, records: int, kills: int, folder: Path) -> bool:
             verdict = Run(
                 mode, world, checkpoint, own, records, workers=LIKE, state=state, seed=state.faults, on_progress=keep
             ).execute(faults)
+    held = report(verdict)
+    say(f"{mode}: {len(ON_THREE_NODES)} faults on three nodes")
+    three = own / "three"
+    shutil.rmtree(three, ignore_errors=True)
+    three.mkdir()
+    held &= report(Scenario(mode, ON_THREE_NODES, records=60_000, nodes=3, workers=LIKE)(three, checkpoint))
+    if held:
+        shutil.rmtree(own)
+    return held
+
+
+def report(verdict: Verdict) -> bool:
+    """Whether it is a good one."""
     print(verdict.to_json(), flush=True)
     for failure in verdict.failures:
         say(failure)
-    if not verdict.failures:
-        shutil.rmtree(own)
     return not verdict.failures
 
 
