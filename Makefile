@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 READY := .venv/ready
 UNIT := tests/unit
+CHAOS := tests/chaos/test_chaos.py tests/chaos/test_outages.py
 LOCK := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -c requirements/dev.txt
 
 .PHONY: help setup demo test chaos lint unit lock generate clean
@@ -14,7 +15,8 @@ demo: setup  ## Train on real reviews, start Kafka, label a stream, show it
 	@$(BIN)/review-worker demo
 
 test: setup lint  ## Lint, types, import rules and all tests (TEST_KAFKA=host:port, local or testcontainers chooses the broker)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(UNIT) tests/conformance tests/integration
+	$(BIN)/pytest $(CHAOS)
 
 unit: setup  ## The fast tests: no model, broker or network
 	$(BIN)/pytest $(UNIT)
