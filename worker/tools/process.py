@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class WorkerProcess:
         return self._log.read_text(errors="replace")
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of the worker's own HTTP; (0, "") while it does not listen."""
+        """Status and body of the worker's own HTTP; (0, "") while it does not listen, or ends as it answers."""
         found = re.search(r"listening on (http://\S+)", self.log)
         if not found:
             return 0, ""
@@ -73,7 +74,7 @@ class WorkerProcess:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
-        except OSError:
+        except (OSError, HTTPException):
             return 0, ""
 
     def metric(self, series: str) -> float:
