@@ -15,8 +15,8 @@ demo: setup  ## Train on real reviews, start Kafka, label a stream, show it
 	@$(BIN)/review-worker demo
 
 test: setup lint  ## Lint, types, import rules and all tests (TEST_KAFKA=host:port, local or testcontainers chooses the broker)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(UNIT) tests/conformance tests/integration
-	$(BIN)/pytest $(CHAOS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(UNIT) tests/conformance
+	$(BIN)/pytest tests/integration $(CHAOS)
 
 unit: setup  ## The fast tests: no model, broker or network
 	$(BIN)/pytest $(UNIT)

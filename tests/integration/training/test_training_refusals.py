@@ -45,12 +45,17 @@ def without_tokenizer(directory: Path) -> None:
     ],
 )
 def test_models_that_are_refused(
-    home: Path, command: Command, damage: Callable[[Path], None] | None, message: str
+    home: Path,
+    command: Command,
+    damage: Callable[[Path], None] | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.rmtree(home / "refused", ignore_errors=True)
     if damage:
         make_classifier(home / "refused", (row["text"] for row in reviews(50)), ["bad", "good"])
         damage(home / "refused")
+        capsys.readouterr()  # how far the writing of the model was
     else:
         shutil.copytree(home / "base", home / "refused")
     code, _, err = command("import", "--model", "refused", "--store", "store", "--name", "refused")
