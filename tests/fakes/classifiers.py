@@ -16,6 +16,12 @@ from schemas.store import Checkpoint, digest
 
 LONGEST = 40
 LABELS = ["negative", "positive"]
+NAMED_OTHERWISE: dict[str, dict[str, int]] = {
+    "Electra": {"embedding_size": 32},
+    "DistilBert": {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96},
+    "Albert": {"embedding_size": 32},
+}
+"""Sizes that an architecture calls by names of its own."""
 
 
 @torch.no_grad()
@@ -28,7 +34,7 @@ def make_checkpoint(directory: Path, name: str = "Bert", **changes: Any) -> Chec
         "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 300,
         "max_position_embeddings": 64, "initializer_range": 0.3,
     }  # fmt: skip
-    config = getattr(transformers, f"{name}Config")(**{**options, **changes})
+    config = getattr(transformers, f"{name}Config")(**{**options, **NAMED_OTHERWISE.get(name, {}), **changes})
     model = getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
     for parameter in model.parameters():  # the biases and norms of a fresh model are zeros and ones
         parameter.add_(torch.randn_like(parameter) * 0.05)
