@@ -42,6 +42,29 @@ def test_who_is_thrown_out_while_it_joins_gives_up_what_it_owned(world: KafkaWor
     until(lambda: len(member.owned) == 2, member)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_who_is_thrown_out_claims_nothing_when_it_joins_again(
+    world: KafkaWorld, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    member = world.joined(world.topic(2))
+    (assignor,) = member.transport._consumer._coordinator._assignors.values()
+    metadata, claims = assignor.metadata, []
+
+    def noted(topics: set[str]) -> object:
+        subscription = metadata(topics)
+        claims.append([tp for owned in subscription.owned_partitions for tp in owned.partitions])
+        return subscription
+
+    monkeypatch.setattr(assignor, "metadata", noted)
+    world.expel(member)
+    if (
+        not told
+    ):  # by a heartbeat: then the first claim is still made in good faith, under the id that is no longer known
+        member.transport._consumer._coordinator.request_rejoin()
+    until(lambda: member.losses and len(member.owned) == 2, member)
+    assert claims[-1] == []
+
+
 def test_a_paused_buffer_does_not_wait_behind_an_empty_one(world: KafkaWorld) -> None:
     topic = world.topic(2)
     for partition in (0, 1):

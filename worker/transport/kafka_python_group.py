@@ -11,6 +11,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, errors
 from kafka import TopicPartition as KafkaPartition
+from kafka.coordinator.base import DEFAULT_GENERATION_ID
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.protocol.consumer import LeaveGroupRequest
 from kafka.structs import OffsetAndMetadata
@@ -22,8 +23,8 @@ LOOKUP_MS = 10_000
 
 
 class Coordinator(ConsumerCoordinator):  # type: ignore[misc]
-    """Finishes a join that ends between two polls, notices added partitions whoever leads the group, and gives up what
-    it owned under another member id.
+    """Finishes a join that ends between two polls, notices added partitions whoever leads the group, gives up what it
+    owned under another member id, and claims nothing that it has lost.
 
     The client starts such a join anew, or, where it was new metadata that made it join, forgets it: then it owns
     nothing, sends no heartbeats, and never joins again.
@@ -35,6 +36,14 @@ class Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
     def need_rejoin(self) -> bool:
         return not self.leaving and (self._join is not None or bool(super().need_rejoin()))
+
+    def group_protocols(self) -> Any:
+        """The client claims what it was last assigned, lost since or not, and the group's leader then gives it that at
+        once, while the member that has it by now is yet to commit what it has done."""
+        kept = self._generation.generation_id != DEFAULT_GENERATION_ID
+        for assignor in self._assignors.values():
+            assignor.member_assignment = list(self._subscription.assigned_partitions()) if kept else None
+        return super().group_protocols()
 
     async def _on_join_complete_async(self, generation: Any, member_id: str, *arguments: Any) -> None:
         first, renamed = not self._member, member_id != self._member
