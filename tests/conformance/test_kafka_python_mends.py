@@ -113,4 +113,5 @@ def test_a_coordinator_that_is_away_does_not_make_the_producer_forget_its_partit
     monkeypatch.setattr(network, "is_ready", not_at_once)
     member.transport.send(outgoing(output, b"1", 1))
     member.transport.commit_transaction({TopicPartition(topic, 0): 1}, lambda: True, DEADLINE)
-    assert refusals and [record.value for record in world.read(output)] == [b"1"]
+    until(lambda: [record.value for record in world.read(output)] == [b"1"])  # once its marker is written
+    assert refusals
