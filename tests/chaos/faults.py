@@ -86,6 +86,7 @@ def refuse(run: Run) -> None:
     run.kill(run.busy_worker())
     run.world.configure(OUTPUT, min_insync_replicas=2)
     run.world.kafka.start_node(0)
+    run.until(lambda: run.world.whole)
     run.state.broker_restarts += 1
     run.state.disturbances += len(run.slots)
 
@@ -137,5 +138,6 @@ def kill_leader(run: Run) -> None:
     run.world.kafka.kill(node)
     run.until(lambda: run.world.leaders(OUTPUT)[0] != node)
     run.world.kafka.start_node(node)
+    run.until(lambda: run.world.whole)
     run.state.broker_restarts += 1
     run.state.disturbances += len(run.slots)

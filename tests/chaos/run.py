@@ -25,7 +25,6 @@ from tests.chaos.world import DEAD_LETTERS, GROUP, INPUT, OUTPUT, World
 from worker.tools.process import WorkerProcess
 
 WORKERS = 3
-SESSION_TIMEOUT = 3.0
 PROBLEMS = 10  # after which a run is given up
 TOOK_OVER = re.compile(r" ERROR .*another worker with the (instance|transactional) id \S+ took over")
 RESERVE = 0.2  # of the records: kept for faults that need more than their share to have work in flight
@@ -50,9 +49,9 @@ class Run:
     ) -> None:
         self.mode, self.world, self.records = mode, world, records
         self.state = state or State()
-        self.session_timeout = SESSION_TIMEOUT
         self._checkpoint, self._folder = checkpoint, folder
         self._like, self._backlog = workers or Workers(), backlog
+        self.session_timeout = self._like.session_timeout
         self._random = random.Random(seed)
         self._on_progress = on_progress
         self._workers: dict[int, WorkerProcess] = {}
@@ -142,8 +141,8 @@ class Run:
             "kafka.bootstrap_servers": self.world.workers_bootstrap,
             "kafka.client": self.mode.client,
             "kafka.group_id": GROUP,
-            "kafka.session_timeout": SESSION_TIMEOUT,
-            "kafka.heartbeat_interval": SESSION_TIMEOUT / 6,
+            "kafka.session_timeout": self.session_timeout,
+            "kafka.heartbeat_interval": self.session_timeout / 6,
             "kafka.startup_timeout": 60,
             "kafka.outage_deadline": 60,
             "delivery": self.mode.delivery,

@@ -29,6 +29,8 @@ class Scenario:
 
     def __call__(self, folder: Path, checkpoint: Path) -> Verdict:
         like = self.workers
+        if self.nodes > 1:  # a session outlives the election of another coordinator, as with Kafka's own defaults
+            like = replace(like, session_timeout=2 * like.session_timeout)
         if self.mutation:
             like = replace(like, command=command(self.mutation, folder))
         with World(self.nodes, partitions=self.partitions) as world:

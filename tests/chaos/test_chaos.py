@@ -30,8 +30,8 @@ from tests.chaos.scenario import Scenario
 from tests.chaos.verdict import Mode, Verdict
 
 SCENARIOS = [
-    Scenario(Mode("at_least_once", "librdkafka"), [kill_leader, refuse, kill], records=10_000, nodes=3),
-    Scenario(Mode("exactly_once", "kafka-python"), [kill_leader, refuse, kill], records=10_000, nodes=3),
+    Scenario(Mode("at_least_once", "librdkafka"), [kill_leader, refuse, kill], nodes=3),
+    Scenario(Mode("exactly_once", "kafka-python"), [kill_leader, refuse, kill], nodes=3),
     Scenario(Mode("at_least_once", "kafka-python"), [grow, kill, crash_broker, withhold, shrink, slow, kill]),
     Scenario(Mode("at_least_once", "librdkafka"), [kill, zombie, cut, roll, silence, kill, usurp]),
     Scenario(Mode("exactly_once", "kafka-python"), [kill, zombie, cut, usurp, silence, kill, relapse], records=16_000),

@@ -39,6 +39,7 @@ class Workers:
     """Some 280 reviews a second and worker."""
     token_budgets: Sequence[int] = (6000, 1000, 1000)
     """One holds much of its work on the device, two publish at any moment."""
+    session_timeout: float = 3.0
     patience: float = 90.0
     """Seconds without progress before the run is given up."""
 

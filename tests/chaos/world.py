@@ -122,6 +122,13 @@ class World:
         found = self._metadata(topic).topics[topic].partitions
         return {number: partition.leader - 1 for number, partition in found.items()}
 
+    @property
+    def whole(self) -> bool:
+        """Whether every node is there and has all that it should have a copy of."""
+        metadata = self._metadata()
+        partitions = [found for topic in metadata.topics.values() for found in topic.partitions.values()]
+        return len(metadata.brokers) == self.nodes and all(len(one.isrs) == len(one.replicas) for one in partitions)
+
     def uncommitted(self) -> dict[int, tuple[int, int]]:
         """Of each input partition where they differ: the committed offset (below 0: none) and the end."""
         end, committed = self._ends([INPUT], IsolationLevel.READ_COMMITTED), self.committed()
