@@ -149,8 +149,12 @@ class Holdings:
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
         self._tracker.committed(offsets)
 
+    def unsettled(self) -> int:
+        """Records read that no commit can cover yet, they or one before them being still on their way."""
+        return self._tracker.unsettled()
+
     def uncommitted(self) -> int:
-        """Records read that no commit can cover yet, one before them being still on its way: a crash repeats them."""
+        """Records read that no commit covers: a crash repeats them."""
         return self._tracker.uncommitted()
 
     def frontiers(self) -> dict[TopicPartition, int]:

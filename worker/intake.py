@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 RESUME_SHARE = 0.75
+OVERDUE_INTERVALS = 3
 REWINDS_WITHOUT_PROGRESS = 5
 AT_ONCE = 1.0  # seconds: what is refused sooner, over and over, is refused for good; what takes longer may be an outage
 
@@ -41,6 +42,7 @@ class Intake:
         self._tokens_per_second = tokens_per_second
         self._commit: tuple[Offsets, Future[None]] | None = None
         self._committed_at = 0.0
+        self._up_to_date_at = 0.0
         self._paused = False
         self._rewinds = 0
         self._progressed_at = 0.0
@@ -62,9 +64,9 @@ class Intake:
         by_time = bounds.seconds * self._tokens_per_second / self._accounting.mean_tokens
         with self._holdings.lock:
             holdings = self._holdings
-            share = max(
-                holdings.records / by_time, holdings.uncommitted() / bounds.records, holdings.bytes / bounds.bytes
-            )
+            # What commits that come in time cover is not counted; where they fail, what a crash repeats must not grow.
+            repeated = holdings.uncommitted() if self._overdue() else holdings.unsettled()
+            share = max(holdings.records / by_time, repeated / bounds.records, holdings.bytes / bounds.bytes)
         if not self._paused and (draining or share >= 1):
             self._transport.pause()
             self._paused = True
@@ -88,6 +90,8 @@ class Intake:
             offsets = self._holdings.committable()
         if offsets:
             self._commit = (offsets, self._transport.commit(offsets))
+        else:
+            self._up_to_date_at = now
         self._committed_at = now
 
     def drained(self) -> bool:
@@ -116,6 +120,11 @@ class Intake:
             self._holdings.assigned(positions)
         self._accounting.rewound()
 
+    def _overdue(self) -> bool:
+        """Whether commits are not answered as they come. Exactly once has nothing to repeat."""
+        late = time.monotonic() - self._up_to_date_at > OVERDUE_INTERVALS * self._settings.commit_interval
+        return late and self._settings.delivery == "at_least_once"
+
     def _pending(self) -> bool:
         """Whether a commit is still on its way; takes note of one that has ended. TransportFault where none ends."""
         if self._commit is None:
@@ -128,6 +137,7 @@ class Intake:
         self._commit = None
         error = answer.exception()
         if error is None:
+            self._up_to_date_at = self._committed_at
             with self._holdings.lock:
                 self._holdings.committed(offsets)
         elif isinstance(error, TransportFault):  # another worker took over

@@ -19,7 +19,10 @@ P = TypeVar("P")  # the partition: any hashable
 class _Partition:
     position: int
     committed: int
+    read: deque[int] = field(default_factory=deque)
+    """From the committed offset on."""
     pending: deque[int] = field(default_factory=deque)
+    """From the frontier on."""
     done: set[int] = field(default_factory=set)
 
     @property
@@ -64,6 +67,7 @@ class OffsetTracker(Generic[P]):
         state = self._owned[partition]
         if offset < state.position:
             raise ValueError(f"{partition}: offset {offset} read after {state.position - 1}")
+        state.read.append(offset)
         state.pending.append(offset)
         state.position = offset + 1
 
@@ -103,10 +107,16 @@ class OffsetTracker(Generic[P]):
         for partition, offset in offsets.items():
             if (state := self._owned.get(partition)) is not None:
                 state.committed = max(state.committed, offset)
+                while state.read and state.read[0] < state.committed:
+                    state.read.popleft()
+
+    def unsettled(self) -> int:
+        """How many offsets have been read from the frontiers on, handled or not: no commit can cover them yet."""
+        return sum(len(state.pending) for state in self._owned.values())
 
     def uncommitted(self) -> int:
-        """How many offsets have been read from the frontiers on, handled or not."""
-        return sum(len(state.pending) for state in self._owned.values())
+        """How many offsets have been read that no commit covers: those above, and what is handled before them."""
+        return sum(len(state.read) for state in self._owned.values())
 
     def frontiers(self) -> dict[P, int]:
         """First offset not handled yet, of every partition owned."""

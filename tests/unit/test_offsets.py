@@ -175,7 +175,7 @@ def test_a_position_passes_over_nothing_in_flight() -> None:
     assert tracker.committable(["p", "not ours"]) == {"p": 50}
 
 
-def test_what_waits_behind_a_hole_counts_as_uncommitted() -> None:
+def test_what_waits_behind_a_hole_is_unsettled_and_what_no_commit_covers_uncommitted() -> None:
     tracker: OffsetTracker[str] = OffsetTracker()
     tracker.assign("p", 0)
     tracker.assign("q", 0)
@@ -184,8 +184,13 @@ def test_what_waits_behind_a_hole_counts_as_uncommitted() -> None:
         tracker.track("q", offset)
     for offset in (1, 2, 3):
         tracker.acknowledge("p", 1, offset)
-    assert tracker.uncommitted() == 10
+    assert tracker.unsettled() == tracker.uncommitted() == 10
     tracker.acknowledge("p", 1, 0)
-    assert tracker.uncommitted() == 6
+    assert (tracker.unsettled(), tracker.uncommitted()) == (6, 10)
+    tracker.committed({"p": 2})
+    assert tracker.uncommitted() == 8
+    tracker.committed({"p": 4})
+    tracker.committed({"p": 2})  # an answer that comes late
+    assert (tracker.unsettled(), tracker.uncommitted()) == (6, 6)
     tracker.release("q")
-    assert tracker.uncommitted() == 1
+    assert tracker.unsettled() == tracker.uncommitted() == 1

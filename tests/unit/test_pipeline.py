@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 
 import pytest
 
@@ -26,7 +27,8 @@ from tests.fakes.worker import (
 from worker import metrics as m
 from worker.holdings import Holdings
 from worker.membership import Membership
-from worker.transport.interface import DeliveryFailed, TopicPartition
+from worker.transport.interface import DeliveryFailed, Offsets, TopicPartition
+from worker.transport.memory import MemoryTransport
 from worker.work import Work
 
 MODES = ["at_least_once", "exactly_once"]
@@ -126,6 +128,28 @@ def test_what_is_done_behind_a_record_that_is_not_is_bounded_too(monkeypatch: py
         delivered(worker.transport._listener, held[0], None)
         wait_until(lambda: sum(worker.committed.values()) == 5000, "the last commit")
         assert_all_once(broker, 5000)
+
+
+def test_what_a_crash_would_repeat_is_bounded_while_commits_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, fails = MemoryTransport.commit, True
+
+    def failing(transport: MemoryTransport, offsets: Offsets) -> Future[None]:
+        if not fails:
+            return commit(transport, offsets)
+        answer: Future[None] = Future()
+        answer.set_exception(TimeoutError("no coordinator"))
+        return answer
+
+    monkeypatch.setattr(MemoryTransport, "commit", failing)
+    broker = make_broker()
+    feed(broker, 20_000)
+    with FakeWorker(broker, [FakeEngine(200, 1e5)], in_flight={"records": 600}) as worker:
+        wait_until(lambda: worker.metrics.value(m.PAUSED) > 0.2, "the pause")
+        wait_until(lambda: outcomes(broker) == worker.metrics.value(m.CONSUMED), "what was begun")
+        assert worker.metrics.value(m.CONSUMED) < 10_000
+        fails = False
+        wait_until(lambda: sum(worker.committed.values()) == 20_000, "the last commit")
+        assert_all_once(broker, 20_000)
 
 
 @pytest.mark.parametrize("delivery", MODES)
