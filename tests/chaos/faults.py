@@ -110,6 +110,7 @@ def relapse(run: Run) -> None:
     before = {slot: run.rewinds(slot) for slot in run.slots}
     extra = len(run.slots)
     with run.proxy.withholding(TXN_OFFSET_COMMIT):
+        run.busy_worker()
         run.start(extra)
         run.wait_ready(extra)
     run.until_in_flow(lambda: run.dry or any(run.rewinds(slot) > before[slot] for slot in run.slots))
