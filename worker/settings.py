@@ -200,12 +200,22 @@ class EngineSettings(_Group):
         ),
     ] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="Arithmetic of the large products; auto takes the fastest that keeps the labels."),
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        Field(description="Arithmetic of the large products; auto is the fastest that needs no calibration."),
     ] = "auto"
+    calibration: Annotated[
+        str | None,
+        Field(description="For int8: a file (CSV, JSONL, Parquet) of 1,200 reviews such as come; keeps their labels."),
+    ] = None
     token_budget: Annotated[
         int | None, Field(ge=1, description="Tokens in one batch; found by measuring at warm-up where not given.")
     ] = None
+
+    @model_validator(mode="after")
+    def _calibrated(self) -> EngineSettings:
+        if self.dtype == "int8" and self.calibration is None:
+            raise ValueError("dtype int8 needs engine.calibration, a file of reviews such as come")
+        return self
 
 
 class InFlightSettings(_Group):

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from schemas.datafiles import BadRow, read_rows
 from schemas.recipe import tokenize
-from schemas.store import Checkpoint, digest, fetch
+from schemas.store import Checkpoint, CheckpointError, digest, fetch
 from tests.benchmarks.peer_runtimes import RUNTIMES, Peer, Sequences, Subject, torch_peers
 from worker.engine import load_engines
 from worker.engine.packing import split
@@ -41,13 +41,14 @@ from worker.settings import EngineSettings
 
 REPOSITORY = Path(__file__).parents[2]
 AGREES = 0.995
-OURS = {"ours": "auto", "ours_fp32": "float32"}
+REVIEWS = str(REPOSITORY / "training/data/vader_reviews.csv.gz")
+OURS = {"ours": "auto", "ours_fp32": "float32", "ours_int8": "int8"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--data", default=str(REPOSITORY / "training/data/vader_reviews.csv.gz"))
+    parser.add_argument("--data", default=REVIEWS)
     parser.add_argument("--reviews", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="names of peers, separated by commas")
@@ -78,7 +79,12 @@ def compare(
     mean = statistics.mean(map(len, ids))
     say(f"{len(texts)} texts of {mean:.1f} tokens on {cores()} cores, {rounds} rounds")
     subject = Subject(checkpoint.directory, recipe.max_length, ids, temporary)
-    peers: dict[str, Peer] = {name: ours(checkpoint, dtype) for name, dtype in OURS.items()}
+    peers: dict[str, Peer] = {}
+    for name, dtype in OURS.items():
+        try:
+            peers[name] = ours(checkpoint, dtype)
+        except (CheckpointError, ValueError) as error:
+            say(f"REFUSED, left out: {name} ({error})")
     native = getattr(torch, peers["ours"].note.partition(" ")[0])
     peers |= torch_peers(subject, native)
     for runtime in RUNTIMES:
@@ -115,7 +121,7 @@ def ours(checkpoint: Checkpoint, dtype: str) -> Peer:
     """The engines of the processor, each taking the next batch as they arrive when it is free, as in the worker."""
     from concurrent.futures import ThreadPoolExecutor
 
-    engines = load_engines(checkpoint, EngineSettings(dtype=dtype, device="cpu"))  # type: ignore[arg-type]
+    engines = load_engines(checkpoint, EngineSettings(dtype=dtype, device="cpu", calibration=REVIEWS))  # type: ignore[arg-type]
     for engine in engines:
         engine.warm_up()
     pool = ThreadPoolExecutor(len(engines))

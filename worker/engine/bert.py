@@ -7,25 +7,29 @@ no others. Pooler, classifier and softmax are always float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 
 from worker.engine.attention import Batch, attend, attend_first
 from worker.engine.device import gpu_kernels
-from worker.engine.linear import Linear, prepare
+from worker.engine.linear import Linear, WeightAndBias, WideProducts, prepare
 from worker.engine.spec import Activation, BertSpec
 
 Weights = Mapping[str, torch.Tensor]
-WeightAndBias = tuple[torch.Tensor, torch.Tensor]
+MakeWide = Callable[[WeightAndBias, WeightAndBias, Activation], Linear]
+"""From weight and bias of a layer's product up and of the one down to what computes both."""
 
 
 class PackedBert:
     """The whole classifier: a packed batch → probabilities [sequences, labels], float32."""
 
-    def __init__(self, spec: BertSpec, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
-        """KeyError or RuntimeError where the weights are not what the spec describes."""
+    def __init__(
+        self, spec: BertSpec, weights: Weights, device: torch.device, dtype: torch.dtype, wide: MakeWide = WideProducts
+    ) -> None:
+        """KeyError or RuntimeError where the weights are not what the spec describes. `wide` is called once a layer,
+        in their order."""
         weights = {name: _placed(name, tensor, device, dtype) for name, tensor in weights.items()}
         embeddings = "bert.embeddings"
         self._words = weights[f"{embeddings}.word_embeddings.weight"]
@@ -34,8 +38,8 @@ class PackedBert:
         self._places = places + weights[f"{embeddings}.token_type_embeddings.weight"][0]
         self._norm = Norm(weights, f"{embeddings}.LayerNorm", spec.epsilon)
         names = [f"bert.encoder.layer.{index}" for index in range(spec.layers)]
-        self._layers = [Layer(weights, name, spec) for name in names[:-1]]
-        self._last = LastLayer(weights, names[-1], spec)
+        self._layers = [Layer(weights, name, spec, wide) for name in names[:-1]]
+        self._last = LastLayer(weights, names[-1], spec, wide)
         self._pooler = _part(weights, "bert.pooler.dense")
         self._classifier = _part(weights, "classifier")
         if f"bert.encoder.layer.{spec.layers}.output.dense.weight" in weights:
@@ -77,10 +81,10 @@ class Norm:
 class Layer:
     """One encoder layer: x [rows, hidden] → [rows, hidden]."""
 
-    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
+    def __init__(self, weights: Weights, name: str, spec: BertSpec, wide: MakeWide) -> None:
         self._heads = spec.heads
         self._qkv = _stacked(weights, *(f"{name}.attention.self.{part}" for part in ("query", "key", "value")))
-        self._after_attention = AfterAttention(weights, name, spec)
+        self._after_attention = AfterAttention(weights, name, spec, wide)
 
     def __call__(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         qkv = self._qkv(x).view(len(x), 3, self._heads, -1)
@@ -90,11 +94,11 @@ class Layer:
 class LastLayer:
     """The last one answers for first tokens only: x [rows, hidden] → [sequences, hidden]."""
 
-    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
+    def __init__(self, weights: Weights, name: str, spec: BertSpec, wide: MakeWide) -> None:
         self._heads = spec.heads
         self._q = _stacked(weights, f"{name}.attention.self.query")
         self._kv = _stacked(weights, f"{name}.attention.self.key", f"{name}.attention.self.value")
-        self._after_attention = AfterAttention(weights, name, spec)
+        self._after_attention = AfterAttention(weights, name, spec, wide)
 
     def __call__(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         first = x.index_select(0, batch.starts)
@@ -106,16 +110,16 @@ class LastLayer:
 class AfterAttention:
     """What follows attention in a layer: context [rows, heads, size] and the layer's input → [rows, hidden]."""
 
-    def __init__(self, weights: Weights, name: str, spec: BertSpec) -> None:
+    def __init__(self, weights: Weights, name: str, spec: BertSpec, wide: MakeWide) -> None:
         self._out = _stacked(weights, f"{name}.attention.output.dense")
         self._norm = Norm(weights, f"{name}.attention.output.LayerNorm", spec.epsilon)
-        self._up = _stacked(weights, f"{name}.intermediate.dense", activation=spec.activation)
-        self._down = _stacked(weights, f"{name}.output.dense")
+        up, down = (_part(weights, f"{name}.{part}.dense") for part in ("intermediate", "output"))
+        self._wide = wide(up, down, spec.activation)
         self._last_norm = Norm(weights, f"{name}.output.LayerNorm", spec.epsilon)
 
     def __call__(self, context: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         x = self._norm.of_product(self._out, context.flatten(1), x)
-        return self._last_norm.of_product(self._down, self._up(x), x)
+        return self._last_norm.of_product(self._wide, x, x)
 
 
 def random_weights(spec: BertSpec, labels: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -142,9 +146,9 @@ def _part(weights: Weights, name: str) -> WeightAndBias:
     return weights[f"{name}.weight"], weights[f"{name}.bias"]
 
 
-def _stacked(weights: Weights, *names: str, activation: Activation | None = None) -> Linear:
+def _stacked(weights: Weights, *names: str) -> Linear:
     parts = [_part(weights, name) for name in names]
-    return prepare(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]), activation)
+    return prepare(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts]))
 
 
 def _placed(name: str, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -19,9 +19,9 @@ class CpuForward:
     engines = 1
 
     def __init__(
-        self, model: Model, cores: Cores, dtype: torch.dtype, vocabulary: int, parameters: int, most_tokens: int
+        self, model: Model, cores: Cores, dtype: str, vocabulary: int, parameters: int, most_tokens: int
     ) -> None:
-        self.dtype = str(dtype).removeprefix("torch.")
+        self.dtype = dtype
         self.tolerance = TOLERANCE[self.dtype]
         self.vocabulary = vocabulary
         self.parameters = parameters

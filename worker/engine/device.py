@@ -19,7 +19,7 @@ _NO_MEMORY = (  # of torch, oneDNN, CUDA or Triton, cuBLAS
 _BROKEN = "CUDA error", "Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS"
 _log = logging.getLogger(__name__)
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2}
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2, "int8": 5e-2}
 """By how much a probability may differ between runs of one text in different company, by arithmetic."""
 
 
@@ -77,12 +77,15 @@ def gpu_kernels(device: torch.device) -> Any:
 
 
 def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
-    """The type that a setting names; `auto` is the fastest that keeps the labels.
+    """The type that a setting names, beside int8 the one for all else; `auto` is the fastest that keeps the labels.
+    ValueError where the device has no int8.
 
     That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX (8 times
     float32's rate) or AVX512-BF16 (twice). tests/benchmarks/equality.py shows that it keeps the labels.
     """
-    if wanted != "auto":
+    if wanted == "int8" and not (device.type == "cpu" and torch.cpu._is_vnni_supported()):
+        raise ValueError(f"engine.dtype int8: only on processors with AVX512-VNNI, not on {device}")
+    if wanted not in ("auto", "int8"):
         chosen: torch.dtype = getattr(torch, wanted)
         return chosen
     if device.type == "cuda":

@@ -17,6 +17,7 @@ from worker.engine.spec import Activation
 
 ROWS = 1024
 """How many rows the layout of the weights is made for; measured: it is the same from 32 rows on."""
+WeightAndBias = tuple[torch.Tensor, torch.Tensor]
 _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
@@ -41,14 +42,19 @@ def has_fused_kernels(dtype: torch.dtype) -> bool:
     return dtype == torch.float32
 
 
+def fused(activation: Activation | None) -> tuple[Any, ...]:
+    """How oneDNN's products are told what follows them."""
+    if activation is None or activation == "relu":
+        return activation or "none", [], ""
+    return "gelu", [], _GELU[activation]
+
+
 class FusedLinear:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None) -> None:
         # A layout of oneDNN's own: nothing but its products can read it.
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self._bias = bias
-        self._attributes: tuple[Any, ...] = ("none", [], "")
-        if activation is not None:
-            self._attributes = ("relu", [], "") if activation == "relu" else ("gelu", [], _GELU[activation])
+        self._attributes = fused(activation)
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         product = torch.ops.mkldnn._linear_pointwise
@@ -58,6 +64,17 @@ class FusedLinear:
         else:
             result = product.binary(x, residual, self._weight, self._bias, "add")
         return result
+
+
+class WideProducts:
+    """A layer's product up to its widest, with the activation, and the one down: x → down(up(x)) + residual."""
+
+    def __init__(self, up: WeightAndBias, down: WeightAndBias, activation: Activation) -> None:
+        self._up = prepare(*up, activation)
+        self._down = prepare(*down)
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        return self._down(self._up(x), residual)
 
 
 class PlainLinear:

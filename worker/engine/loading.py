@@ -19,6 +19,7 @@ from schemas.store import WEIGHTS, Checkpoint, CheckpointError
 from worker.engine.attention import Batch, Model
 from worker.engine.bert import PackedBert
 from worker.engine.budget import tokens_that_fit
+from worker.engine.calibration import int8_model
 from worker.engine.cpu import CpuForward
 from worker.engine.device import arithmetic, devices
 from worker.engine.engine import Engine, Forward, made_up_texts
@@ -61,13 +62,14 @@ def _on(
 ) -> list[Engine]:  # fmt: skip
     manifest = checkpoint.manifest
     dtype = arithmetic(settings.dtype, device)
+    name = "int8" if settings.dtype == "int8" else str(dtype).removeprefix("torch.")
     if device.type == "cpu":
         keep_freed_memory()
-    progress(f"loading {checkpoint.ref} onto {device} in {str(dtype).removeprefix('torch.')}")
+    progress(f"loading {checkpoint.ref} onto {device} in {name}")
     config = _config(checkpoint)
-    model, parameters = _model(checkpoint, config, device, dtype, progress)
+    model, parameters = _model(checkpoint, config, device, dtype, settings, progress)
     longest = manifest.recipe.max_length
-    forward = _forward(model, config, device, dtype, parameters, engines, longest, later=0 if successor else 1)
+    forward = _forward(model, config, device, dtype, name, parameters, engines, longest, later=0 if successor else 1)
     if forward.most_tokens < longest:
         raise CheckpointError(
             f"{checkpoint.ref}: a batch of one longest review does not fit the memory left on {device}"
@@ -88,8 +90,9 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _model(
-    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
-) -> tuple[Model, int]:
+    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype,
+    settings: EngineSettings, progress: Progress,
+) -> tuple[Model, int]:  # fmt: skip
     """The model on its device, and how many parameters it has."""
     path = checkpoint.directory / WEIGHTS
     longest = checkpoint.manifest.recipe.max_length
@@ -99,12 +102,17 @@ def _model(
             f"{checkpoint.ref}: {path.stat().st_size >> 20:,} MiB, {memory_left() >> 20:,} MiB are left"
         )
     try:
+        if spec is None and settings.dtype == "int8":
+            raise CheckpointError(f"{checkpoint.ref}: int8 is for BERT, not for {config.get('model_type')}")
         if spec is None:
             return _stock(checkpoint, config, device, dtype, progress)
         if longest > spec.positions:
             raise CheckpointError(f"{checkpoint.ref}: reads {spec.positions} tokens, its recipe asks for {longest}")
         weights = load_file(path)
-        return PackedBert(spec, weights, device, dtype), sum(tensor.numel() for tensor in weights.values())
+        parameters = sum(tensor.numel() for tensor in weights.values())
+        if settings.dtype == "int8" and settings.calibration:
+            return int8_model(checkpoint, spec, weights, dtype, settings.calibration, progress), parameters
+        return PackedBert(spec, weights, device, dtype), parameters
     except torch.OutOfMemoryError:
         raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
     except (SafetensorError, KeyError, RuntimeError) as error:
@@ -132,7 +140,7 @@ def _stock(
             problem = _unlike(packed(batch).numpy(), expected.numpy(), SAME)
             if problem is None:  # and on its device, where products and attention may be others
                 packed.place(dtype, device)
-                placed = _forward(packed, config, device, dtype, parameters, 1, len(texts[-1]), later=0)
+                placed = _forward(packed, config, device, dtype, "", parameters, 1, len(texts[-1]), later=0)
                 problem = _unlike(placed(pack(texts)), expected.numpy(), NEAR)
         except Exception as error:  # whatever classes do that were never made for this
             problem = type(error).__name__
@@ -148,8 +156,8 @@ def _unlike(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], m
 
 
 def _forward(
-    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, parameters: int, engines: int,
-    longest: int, later: int,
+    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, name: str, parameters: int,
+    engines: int, longest: int, later: int,
 ) -> Forward:  # fmt: skip
     hidden = config.get("hidden_size") or config.get("dim") or 768
     inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
@@ -160,7 +168,7 @@ def _forward(
     model_bytes = parameters * dtype.itemsize
     if device.type == "cpu":
         fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines, later)
-        return CpuForward(model, Cores(cores(), engines), dtype, config["vocab_size"], parameters, fits)
+        return CpuForward(model, Cores(cores(), engines), name, config["vocab_size"], parameters, fits)
     from worker.engine.cuda import CudaForward
 
     fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines, later)

@@ -38,6 +38,7 @@ def bench_engine_command(
     """Measure the engine alone, per token budget, and its share of what the machine's products alone could do.
 
     Settings such as --engine.dtype=float32 may follow. The last line of standard output is JSON: the best budget's.
+    Of int8 no share is given: beside it other products are in another arithmetic.
 
     Example: review-worker bench engine --checkpoint store/reviews@production --input reviews.csv
     """
@@ -51,6 +52,8 @@ def bench_engine_command(
     except ValueError:
         raise typer.BadParameter(f"--budgets {budgets!r}: expected numbers separated by commas") from None
     settings = load_settings(None, context.args)
+    if settings.engine.dtype == "int8" and checkpoint is None:
+        raise typer.BadParameter("--engine.dtype=int8 needs --checkpoint: its tokenizer")
     with tempfile.TemporaryDirectory() as temporary:
         if checkpoint is None:
             loaded = _random_checkpoint(Path(temporary))
@@ -77,12 +80,12 @@ def _measure(
     from worker.tools.matrix_rate import ceiling, product_rates, rate
 
     spec = bert_spec(json.loads((checkpoint.directory / "config.json").read_bytes()))
-    counts = products(spec) if spec else {}
+    counts = products(spec) if spec and settings.dtype != "int8" else {}  # of int8 with others there is no one rate
     operations = sum(2.0 * outputs * inputs * times for (outputs, inputs), times in counts.items())
     mean = statistics.mean(map(len, reviews))
     for budget in budgets:
         engines = load_engines(checkpoint, settings.model_copy(update={"token_budget": budget}), progress=console.print)
-        device, dtype = torch.device(engines[0].device), getattr(torch, engines[0].dtype)
+        device = torch.device(engines[0].device)
         batches = [_batches(reviews, engines[0].token_budget, seed) for seed in range(len(engines))]
         tokens: list[float] = []
         ceilings: list[float] = []
@@ -91,7 +94,9 @@ def _measure(
             pairs = zip(engines, batches, strict=True)
             tokens.append(rate([_classify(engine, mine) for engine, mine in pairs], seconds))
             if counts:
-                tried = product_rates(list(counts), budget, device, dtype, cores(), seconds / 10)
+                tried = product_rates(
+                    list(counts), budget, device, getattr(torch, engines[0].dtype), cores(), seconds / 10
+                )
                 ceilings.append(ceiling(tried, counts))
         for name, by_shape in tried.items():
             shapes = ", ".join(f"{o}x{i} {value / 1e9:,.0f}" for (o, i), value in by_shape.items())

@@ -1,0 +1,136 @@
+"""Int8 is what the float products are, nearly; a checkpoint whose labels it does not keep is refused."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from schemas.store import MANIFEST, WEIGHTS, Checkpoint, CheckpointError, digest, fetch
+from tests.benchmarks.peers import read_texts
+from tests.fakes.checkpoint import make_checkpoint
+from tests.fakes.classifiers import make_checkpoint as make_other
+from worker.engine import calibration, load_engine
+from worker.engine.int8 import EXACT, Int8WideProducts, Observed
+from worker.engine.linear import WideProducts
+from worker.settings import EngineSettings
+from worker.tools.process import COMMAND
+
+REVIEWS = Path(__file__).parents[2] / "training/data/vader_reviews.csv.gz"
+INT8 = EngineSettings(device="cpu", dtype="int8", calibration=str(REVIEWS), token_budget=512)
+FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=512)
+
+pytestmark = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="a processor without int8 products")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return read_texts(str(REVIEWS), 2000)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Checkpoint:
+    """One whose labels are not a toss-up, as a random model's are: int8 keeps 98.6 % of those."""
+    folder = tmp_path_factory.mktemp("int8")
+    random = fetch(str(make_checkpoint(folder / "random", texts)), folder)
+    weights = load_file(random.directory / WEIGHTS)
+    weights["classifier.bias"] += torch.tensor([0.0, 4.0])
+    save_file(weights, random.directory / WEIGHTS, {"format": "pt"})
+    files = random.manifest.files | {WEIGHTS: digest(random.directory / WEIGHTS)}
+    manifest = random.manifest.model_copy(update={"files": files})
+    (random.directory / MANIFEST).write_text(manifest.model_dump_json())
+    return fetch(str(random.directory), folder)
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reviews than elsewhere, to be done sooner."""
+    monkeypatch.setattr(calibration, "REVIEWS", 480)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
+@torch.inference_mode()
+def test_the_products_are_those_of_float_but_for_a_hundredth(activation: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    hidden, inner = 64, 192
+    up = torch.randn(inner, hidden) / 8, torch.randn(inner)
+    up[1][:EXACT] = 60  # channels that reach far beyond all others
+    down = torch.randn(hidden, inner) / 8, torch.randn(hidden)
+    x = torch.randn(400, hidden)
+    x[:, 3] *= 30
+    up[0][:, 3] /= 30
+    residual = torch.randn(400, hidden)
+    exact = WideProducts(up, down, activation)(x, residual)  # type: ignore[arg-type]
+    observed = Observed(up, down, activation)  # type: ignore[arg-type]
+    assert torch.equal(observed(x, residual), exact)
+    up, down = ((weight.to(dtype), bias.to(dtype)) for weight, bias in (up, down))
+    int8 = Int8WideProducts(up, down, activation, observed)  # type: ignore[arg-type]
+    for rows in (400, 33, 1):
+        found = int8(x[:rows].to(dtype), residual[:rows].to(dtype)).float()
+        noise = (found - exact[:rows]).std() / (exact - residual).std()
+        assert 0 < noise < 0.01, f"{rows} rows: {noise:.4f} of the result is noise"
+
+
+def test_a_checkpoint_that_keeps_its_labels_is_served(checkpoint: Checkpoint) -> None:
+    said: list[str] = []
+    engine = load_engine(checkpoint, INT8, progress=said.append)
+    assert engine.dtype == "int8" and any("of 400 reviews" in line for line in said)
+    engine.warm_up()
+    assert engine.self_test()
+    sequences = [list(range(10, 10 + length)) for length in (1, 150, 7, 7, 33)]
+    found, expected = engine.classify(sequences), load_engine(checkpoint, FLOAT32).classify(sequences)
+    assert 1e-5 < np.abs(found - expected).max() < 0.05
+
+
+def test_one_that_does_not_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.int8._rounded", broken)
+    with pytest.raises(
+        CheckpointError, match=r"int8 gives float32's label for \d\d\.\d+% of 400 .* 99\.5% are required"
+    ):
+        load_engine(checkpoint, INT8)
+
+
+def broken(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    scales = torch.full((len(weight),), float(weight.abs().max()) / 3)  # far too coarse
+    rounded = (weight / scales[:, None]).round().to(torch.int8)
+    return torch.ops.onednn.qlinear_prepack(rounded, None), scales, torch.zeros(len(scales), dtype=torch.int64)
+
+
+def test_what_it_is_calibrated_on_must_be_there_and_enough(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"text": "good"}\n{"text": " "}\n{"no": "text"}\nnot json\n' * 30)
+    with pytest.raises(CheckpointError, match=r"few\.jsonl: 30 reviews with text of 480 needed"):
+        load_engine(checkpoint, INT8.model_copy(update={"calibration": str(few)}))
+    with pytest.raises(CheckpointError, match=r"engine\.calibration: .*none\.csv"):
+        load_engine(checkpoint, INT8.model_copy(update={"calibration": str(tmp_path / "none.csv")}))
+
+
+def test_other_models_and_processors_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match="int8 is for BERT, not for roberta"):
+        load_engine(make_other(tmp_path, "Roberta"), INT8)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(ValueError, match="AVX512-VNNI"):
+        load_engine(checkpoint, INT8)
+
+
+def test_classify_takes_it_as_a_setting(checkpoint: Checkpoint, texts: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "reviews.jsonl"
+    source.write_text(
+        "".join(json.dumps({"review_id": str(i), "text": text}) + "\n" for i, text in enumerate(texts[:50]))
+    )
+    command = [COMMAND, "classify", "--checkpoint", str(checkpoint.directory), "--input", str(source)]
+    done = subprocess.run(
+        [*command, "--engine.device=cpu", "--engine.dtype=int8", f"--engine.calibration={REVIEWS}"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 50
+    done = subprocess.run([*command, "--engine.dtype=int8"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr == (
+        "review-worker: setting engine: dtype int8 needs engine.calibration, a file of reviews such as come\n"
+    )
