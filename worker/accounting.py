@@ -169,7 +169,9 @@ class Accounting:
         for part, seconds in parts.items():
             self._metrics.set(m.CPU, seconds, part)
 
-    def look(self, holdings: Holdings, queued_tokens: int, health: Health) -> float:
+    def look(
+        self, holdings: Holdings, queued_tokens: int, health: Health, commits_fail_since: float | None = None
+    ) -> float:
         """Takes stock, from the observing thread; returns for how many seconds brokers have held things up."""
         now = time.monotonic()
         since, self._looked_at = now - self._looked_at, now
@@ -181,15 +183,17 @@ class Accounting:
             self._cpu()
         silent = now - self._answered_at
         self._wait(since, holdings, health)
-        unacknowledged = self._waiting > BLOCKED_AFTER_SECONDS
-        blocked = unacknowledged or silent > SILENT_AFTER_SECONDS
+        uncommitted = 0.0 if commits_fail_since is None else now - commits_fail_since
+        unacknowledged, failing = self._waiting > BLOCKED_AFTER_SECONDS, uncommitted > BLOCKED_AFTER_SECONDS
+        blocked = unacknowledged or failing or silent > SILENT_AFTER_SECONDS
         if blocked:
             self._metrics.add(m.BLOCKED, since)
         if blocked != self._blocked:
-            why = "nothing that was sent is acknowledged" if unacknowledged else "no broker answers"
+            why = "nothing that was sent is acknowledged" if unacknowledged else "no commit succeeds"
+            why = why if unacknowledged or failing else "no broker answers"
             log.warning("blocked: %s", why) if blocked else log.warning("no longer blocked")
         self._blocked = blocked
-        return max(silent, self._waiting) if blocked else 0.0
+        return max(silent, self._waiting, uncommitted) if blocked else 0.0
 
     def _wait(self, since: float, holdings: Holdings, health: Health) -> None:
         """Adds up the time that records were on their way and only an acknowledgement was missing. Nothing but one sets

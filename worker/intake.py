@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 RESUME_SHARE = 0.75
-OVERDUE_INTERVALS = 3
+SLOW_COMMIT = 1.0  # seconds without an answer: then it may be long in coming
 REWINDS_WITHOUT_PROGRESS = 5
 AT_ONCE = 1.0  # seconds: what is refused sooner, over and over, is refused for good; what takes longer may be an outage
 
@@ -42,7 +42,7 @@ class Intake:
         self._tokens_per_second = tokens_per_second
         self._commit: tuple[Offsets, Future[None]] | None = None
         self._committed_at = 0.0
-        self._up_to_date_at = 0.0
+        self.commits_fail_since: float | None = None
         self._paused = False
         self._rewinds = 0
         self._progressed_at = 0.0
@@ -65,7 +65,7 @@ class Intake:
         with self._holdings.lock:
             holdings = self._holdings
             # What commits that come in time cover is not counted; where they fail, what a crash repeats must not grow.
-            repeated = holdings.uncommitted() if self._overdue() else holdings.unsettled()
+            repeated = holdings.unsettled() if self.commits_fail_since is None else holdings.uncommitted()
             share = max(holdings.records / by_time, repeated / bounds.records, holdings.bytes / bounds.bytes)
         if not self._paused and (draining or share >= 1):
             self._transport.pause()
@@ -91,7 +91,7 @@ class Intake:
         if offsets:
             self._commit = (offsets, self._transport.commit(offsets))
         else:
-            self._up_to_date_at = now
+            self.commits_fail_since = None
         self._committed_at = now
 
     def drained(self) -> bool:
@@ -112,7 +112,7 @@ class Intake:
         if for_good or lasted > self._settings.kafka.outage_deadline:
             raise TransportFault(f"delivery failed {self._rewinds} times in {lasted:.0f} s without progress: {why}")
         log.warning("reading again from the committed offsets: %s", why)
-        self._commit = None
+        self._commit = self.commits_fail_since = None
         with self._holdings.lock:
             self._holdings.lost(self._holdings.partitions)
         positions = self._transport.recover()
@@ -120,30 +120,31 @@ class Intake:
             self._holdings.assigned(positions)
         self._accounting.rewound()
 
-    def _overdue(self) -> bool:
-        """Whether commits are not answered as they come. Exactly once has nothing to repeat."""
-        late = time.monotonic() - self._up_to_date_at > OVERDUE_INTERVALS * self._settings.commit_interval
-        return late and self._settings.delivery == "at_least_once"
-
     def _pending(self) -> bool:
-        """Whether a commit is still on its way; takes note of one that has ended. TransportFault where none ends."""
+        """Whether a commit is still on its way; takes note of one that has ended, and since when none has succeeded."""
         if self._commit is None:
             return False
         offsets, answer = self._commit
         if not answer.done():
-            if time.monotonic() - self._committed_at > self._settings.kafka.outage_deadline:
-                raise TransportFault("a commit was not answered within kafka.outage_deadline")
+            if time.monotonic() - self._committed_at > SLOW_COMMIT:
+                self._note_failing()
             return True
         self._commit = None
         error = answer.exception()
         if error is None:
-            self._up_to_date_at = self._committed_at
+            self.commits_fail_since = None
             with self._holdings.lock:
                 self._holdings.committed(offsets)
         elif isinstance(error, TransportFault):  # another worker took over
             raise error
-        elif not isinstance(error, CommitRefused):
-            log.warning("commit failed, will be tried again: %s", error)
+        else:
+            self._note_failing()
+            if not isinstance(error, CommitRefused):
+                log.warning("commit failed, will be tried again: %s", error)
         owned = set(self._holdings.partitions)
         self._accounting.commit_ended({tp: at for tp, at in offsets.items() if tp in owned}, error)
         return False
+
+    def _note_failing(self) -> None:
+        if self.commits_fail_since is None:
+            self.commits_fail_since = self._committed_at

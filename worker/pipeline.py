@@ -276,7 +276,9 @@ class Pipeline:
         while not self._ended.wait(OBSERVE_SECONDS):
             now = time.monotonic()
             self._health.busy("observe", now)
-            blocked = self._accounting.look(self._holdings, self._ready.tokens, self._health)
+            blocked = self._accounting.look(
+                self._holdings, self._ready.tokens, self._health, self._intake.commits_fail_since
+            )
             if blocked > self._settings.kafka.outage_deadline:
                 raise Stalled(f"blocked by the broker for {blocked:.0f} s, over kafka.outage_deadline")
             if now >= lag_at:
