@@ -205,7 +205,7 @@ class EngineSettings(_Group):
     ] = "auto"
     calibration: Annotated[
         str | None,
-        Field(description="For int8: a file (CSV, JSONL, Parquet) of 1,200 reviews such as come; keeps their labels."),
+        Field(description="For int8: a file (CSV, JSONL, Parquet) of 2,400 reviews such as come; keeps their labels."),
     ] = None
     token_budget: Annotated[
         int | None, Field(ge=1, description="Tokens in one batch; found by measuring at warm-up where not given.")
@@ -213,7 +213,7 @@ class EngineSettings(_Group):
 
     @model_validator(mode="after")
     def _calibrated(self) -> EngineSettings:
-        if self.dtype == "int8" and self.calibration is None:
+        if self.dtype == "int8" and not self.calibration:
             raise ValueError("dtype int8 needs engine.calibration, a file of reviews such as come")
         return self
 

@@ -4,7 +4,7 @@
 
 Required: in float32 on the processor no probability differs by more than 1e-5; in lower arithmetic at least 99.5 % of
 the labels are the same, and in a floating one every other is of a review whose probability is within 0.02 of the
-threshold. Exits 1 otherwise. Int8 (`--dtypes int8`) is calibrated on the first 1,200 bundled reviews. The last line of
+threshold. Exits 1 otherwise. Int8 (`--dtypes int8`) is calibrated on bundled reviews. The last line of
 standard output is JSON.
 """
 

@@ -21,6 +21,8 @@ from worker.tools.process import COMMAND
 
 REVIEWS = Path(__file__).parents[2] / "training/data/vader_reviews.csv.gz"
 INT8 = EngineSettings(device="cpu", dtype="int8", calibration=str(REVIEWS), token_budget=512)
+LIMITS = {torch.float32: 0.00075, torch.bfloat16: 0.004}
+"""Without what keeps the labels it is ten times as much, with values cut off instead of rounded a quarter more."""
 FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=512)
 
 pytestmark = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="a processor without int8 products")
@@ -37,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Ch
     folder = tmp_path_factory.mktemp("int8")
     random = fetch(str(make_checkpoint(folder / "random", texts)), folder)
     weights = load_file(random.directory / WEIGHTS)
-    weights["classifier.bias"] += torch.tensor([0.0, 4.0])
+    weights["classifier.bias"] += torch.tensor([0.0, 6.0])
     save_file(weights, random.directory / WEIGHTS, {"format": "pt"})
     files = random.manifest.files | {WEIGHTS: digest(random.directory / WEIGHTS)}
     manifest = random.manifest.model_copy(update={"files": files})
@@ -54,7 +56,7 @@ def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
 @torch.inference_mode()
-def test_the_products_are_those_of_float_but_for_a_hundredth(activation: str, dtype: torch.dtype) -> None:
+def test_the_products_are_those_of_float_but_for_a_little(activation: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     hidden, inner = 64, 192
     up = torch.randn(inner, hidden) / 8, torch.randn(inner)
@@ -67,12 +69,11 @@ def test_the_products_are_those_of_float_but_for_a_hundredth(activation: str, dt
     exact = WideProducts(up, down, activation)(x, residual)  # type: ignore[arg-type]
     observed = Observed(up, down, activation)  # type: ignore[arg-type]
     assert torch.equal(observed(x, residual), exact)
-    up, down = ((weight.to(dtype), bias.to(dtype)) for weight, bias in (up, down))
-    int8 = Int8WideProducts(up, down, activation, observed)  # type: ignore[arg-type]
+    int8 = Int8WideProducts(observed, dtype)
     for rows in (400, 33, 1):
         found = int8(x[:rows].to(dtype), residual[:rows].to(dtype)).float()
         noise = (found - exact[:rows]).std() / (exact - residual).std()
-        assert 0 < noise < 0.01, f"{rows} rows: {noise:.4f} of the result is noise"
+        assert 0 < noise < LIMITS[dtype], f"{rows} rows: {noise:.4f} of the result is noise"
 
 
 def test_a_checkpoint_that_keeps_its_labels_is_served(checkpoint: Checkpoint) -> None:
@@ -95,15 +96,15 @@ def test_one_that_does_not_is_refused(checkpoint: Checkpoint, monkeypatch: pytes
 
 
 def broken(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    scales = torch.full((len(weight),), float(weight.abs().max()) / 3)  # far too coarse
+    scales = torch.full((len(weight),), float(weight.abs().max()) * 2)  # so that nothing is left
     rounded = (weight / scales[:, None]).round().to(torch.int8)
     return torch.ops.onednn.qlinear_prepack(rounded, None), scales, torch.zeros(len(scales), dtype=torch.int64)
 
 
 def test_what_it_is_calibrated_on_must_be_there_and_enough(checkpoint: Checkpoint, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
-    few.write_text('{"text": "good"}\n{"text": " "}\n{"no": "text"}\nnot json\n' * 30)
-    with pytest.raises(CheckpointError, match=r"few\.jsonl: 30 reviews with text of 480 needed"):
+    few.write_text('{"text": "good"}\n{"text": " "}\n{"no": "text"}\n{"text": "\\ud800"}\nnot json\n' * 30)
+    with pytest.raises(CheckpointError, match=r"few\.jsonl: 30 reviews that can be read .* named text, 480 are needed"):
         load_engine(checkpoint, INT8.model_copy(update={"calibration": str(few)}))
     with pytest.raises(CheckpointError, match=r"engine\.calibration: .*none\.csv"):
         load_engine(checkpoint, INT8.model_copy(update={"calibration": str(tmp_path / "none.csv")}))
@@ -112,7 +113,7 @@ def test_what_it_is_calibrated_on_must_be_there_and_enough(checkpoint: Checkpoin
 def test_other_models_and_processors_are_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CheckpointError, match="int8 is for BERT, not for roberta"):
+    with pytest.raises(CheckpointError, match="int8 is for stock BERT only, this is roberta"):
         load_engine(make_other(tmp_path, "Roberta"), INT8)
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="AVX512-VNNI"):

@@ -31,6 +31,8 @@ from worker.settings import EngineSettings
 Progress = Callable[[str], None]
 SAME = 1e-5
 """Largest difference of a probability, in float32, at which packed answers count as the padded ones."""
+INT8_COPIES = 4
+"""How much of its file int8 takes to load: the file, float32 to compare with, its own, and some to compute in."""
 NEAR = 0.1
 """The same in any arithmetic: rounding moves a random text less than that, a wrong kernel more."""
 
@@ -42,7 +44,8 @@ def load_engines(
 
     Those of a device share one model; each is to be called by a thread of its own. They leave room for a successor,
     which is loaded beside them and leaves none. CheckpointError where the checkpoint is no classifier that can be
-    served or does not fit beside what is loaded already; ValueError where the settings name a device there is not.
+    served or does not fit beside what is loaded already; ValueError where the settings name a device or arithmetic that
+    there is not.
     """
     return [
         engine
@@ -62,7 +65,7 @@ def _on(
 ) -> list[Engine]:  # fmt: skip
     manifest = checkpoint.manifest
     dtype = arithmetic(settings.dtype, device)
-    name = "int8" if settings.dtype == "int8" else str(dtype).removeprefix("torch.")
+    name = "int8" if settings.dtype == "int8" else _name(dtype)
     if device.type == "cpu":
         keep_freed_memory()
     progress(f"loading {checkpoint.ref} onto {device} in {name}")
@@ -97,21 +100,21 @@ def _model(
     path = checkpoint.directory / WEIGHTS
     longest = checkpoint.manifest.recipe.max_length
     spec = bert_spec(config)
-    if path.stat().st_size > memory_left():
-        raise CheckpointError(
-            f"{checkpoint.ref}: {path.stat().st_size >> 20:,} MiB, {memory_left() >> 20:,} MiB are left"
-        )
+    int8 = settings.calibration if settings.dtype == "int8" else None
+    needed = path.stat().st_size * (INT8_COPIES if int8 else 1)
+    if needed > memory_left():
+        raise CheckpointError(f"{checkpoint.ref}: {needed >> 20:,} MiB, {memory_left() >> 20:,} MiB are left")
+    if int8 and spec is None:
+        raise CheckpointError(f"{checkpoint.ref}: int8 is for stock BERT only, this is {config.get('model_type')}")
     try:
-        if spec is None and settings.dtype == "int8":
-            raise CheckpointError(f"{checkpoint.ref}: int8 is for BERT, not for {config.get('model_type')}")
         if spec is None:
             return _stock(checkpoint, config, device, dtype, progress)
         if longest > spec.positions:
             raise CheckpointError(f"{checkpoint.ref}: reads {spec.positions} tokens, its recipe asks for {longest}")
         weights = load_file(path)
         parameters = sum(tensor.numel() for tensor in weights.values())
-        if settings.dtype == "int8" and settings.calibration:
-            return int8_model(checkpoint, spec, weights, dtype, settings.calibration, progress), parameters
+        if int8:
+            return int8_model(checkpoint, spec, weights, dtype, int8, progress), parameters
         return PackedBert(spec, weights, device, dtype), parameters
     except torch.OutOfMemoryError:
         raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
@@ -140,7 +143,7 @@ def _stock(
             problem = _unlike(packed(batch).numpy(), expected.numpy(), SAME)
             if problem is None:  # and on its device, where products and attention may be others
                 packed.place(dtype, device)
-                placed = _forward(packed, config, device, dtype, "", parameters, 1, len(texts[-1]), later=0)
+                placed = _forward(packed, config, device, dtype, _name(dtype), parameters, 1, len(texts[-1]), later=0)
                 problem = _unlike(placed(pack(texts)), expected.numpy(), NEAR)
         except Exception as error:  # whatever classes do that were never made for this
             problem = type(error).__name__
@@ -148,6 +151,10 @@ def _stock(
         return packed, parameters
     progress(f"{config.get('model_type')} cannot run packed ({problem}): padded, in batches of similar length")
     return PaddedStock(load_stock(checkpoint.directory).to(device, dtype)), parameters
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _unlike(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], most: float) -> str | None:
