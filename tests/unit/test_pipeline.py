@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 
 import pytest
@@ -135,7 +134,11 @@ def test_what_a_crash_would_repeat_is_bounded_while_commits_fail(monkeypatch: py
     commit, fails = MemoryTransport.commit, True
 
     def failing(transport: MemoryTransport, offsets: Offsets) -> Future[None]:
-        return failed() if fails else commit(transport, offsets)
+        if not fails:
+            return commit(transport, offsets)
+        answer: Future[None] = Future()
+        answer.set_exception(CommitRefused("not now"))
+        return answer
 
     monkeypatch.setattr(MemoryTransport, "commit", failing)
     broker = make_broker()
@@ -147,25 +150,6 @@ def test_what_a_crash_would_repeat_is_bounded_while_commits_fail(monkeypatch: py
         fails = False
         wait_until(lambda: sum(worker.committed.values()) == 20_000, "the last commit")
         assert_all_once(broker, 20_000)
-
-
-def failed() -> Future[None]:
-    answer: Future[None] = Future()
-    answer.set_exception(CommitRefused("not now"))
-    return answer
-
-
-@pytest.mark.parametrize("answer", [Future, failed])
-def test_a_worker_whose_commits_never_succeed_is_blocked_and_ends(
-    monkeypatch: pytest.MonkeyPatch, answer: Callable[[], Future[None]]
-) -> None:
-    monkeypatch.setattr(MemoryTransport, "commit", lambda transport, offsets: answer())
-    broker = make_broker()
-    feed(broker, 5000)
-    with FakeWorker(broker, in_flight={"records": 600}, kafka={"outage_deadline": 4.0}) as worker:
-        wait_until(lambda: worker.pipeline.error is not None, "the end")
-        assert "outage_deadline" in str(worker.pipeline.error)
-        assert worker.metrics.value(m.BLOCKED) > 0.5
 
 
 @pytest.mark.parametrize("delivery", MODES)
