@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -189,6 +190,8 @@ class World:
             except (KafkaException, TimeoutError):
                 if time.monotonic() > deadline:
                     raise
+                with suppress(KafkaException):
+                    self._admin.list_topics(timeout=ATTEMPT)  # it goes on asking a controller that has gone until then
                 time.sleep(0.2)
 
 

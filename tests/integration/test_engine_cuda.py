@@ -32,7 +32,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 def expected(lengths: list[int]) -> np.ndarray:
     model = PackedBert(SPEC, weights(), torch.device("cpu"), torch.float32)
-    return CpuForward(model, Cores(1, 1), torch.float32, 300, 0, 10_000)(pack(reviews(lengths)))
+    return CpuForward(model, Cores(1, 1), "float32", 300, 0, 10_000)(pack(reviews(lengths)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

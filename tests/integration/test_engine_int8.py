@@ -1,6 +1,7 @@
 """Int8 is what the float products are, nearly; a checkpoint whose labels it does not keep is refused."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -34,17 +35,22 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Checkpoint:
+def random(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("random")
+    return fetch(str(make_checkpoint(folder / "random", texts)), folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, random: Checkpoint) -> Checkpoint:
     """One whose labels are not a toss-up, as a random model's are: int8 keeps 98.6 % of those."""
-    folder = tmp_path_factory.mktemp("int8")
-    random = fetch(str(make_checkpoint(folder / "random", texts)), folder)
-    weights = load_file(random.directory / WEIGHTS)
-    weights["classifier.bias"] += torch.tensor([0.0, 6.0])
-    save_file(weights, random.directory / WEIGHTS, {"format": "pt"})
-    files = random.manifest.files | {WEIGHTS: digest(random.directory / WEIGHTS)}
-    manifest = random.manifest.model_copy(update={"files": files})
-    (random.directory / MANIFEST).write_text(manifest.model_dump_json())
-    return fetch(str(random.directory), folder)
+    folder = tmp_path_factory.mktemp("int8") / "random"
+    shutil.copytree(random.directory, folder)
+    weights = load_file(folder / WEIGHTS)
+    weights["classifier.bias"] += torch.tensor([0.0, 8.0])
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+    files = random.manifest.files | {WEIGHTS: digest(folder / WEIGHTS)}
+    (folder / MANIFEST).write_text(random.manifest.model_copy(update={"files": files}).model_dump_json())
+    return fetch(str(folder), folder)
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +93,12 @@ def test_a_checkpoint_that_keeps_its_labels_is_served(checkpoint: Checkpoint) ->
     assert 1e-5 < np.abs(found - expected).max() < 0.05
 
 
-def test_one_that_does_not_is_refused(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_is_refused(random: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engine.int8._rounded", broken)
     with pytest.raises(
         CheckpointError, match=r"int8 gives float32's label for \d\d\.\d+% of 400 .* 99\.5% are required"
     ):
-        load_engine(checkpoint, INT8)
+        load_engine(random, INT8)
 
 
 def broken(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

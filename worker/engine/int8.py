@@ -54,9 +54,6 @@ def quantized(spec: BertSpec, weights: Weights, dtype: torch.dtype, reviews: Ite
 class Range:
     """Least and largest value of each channel."""
 
-    low: torch.Tensor
-    high: torch.Tensor
-
     def __init__(self) -> None:
         self.low = self.high = torch.zeros(1)
 
