@@ -189,8 +189,11 @@ class Accounting:
         if blocked:
             self._metrics.add(m.BLOCKED, since)
         if blocked != self._blocked:
-            why = "nothing that was sent is acknowledged" if unacknowledged else "no commit succeeds"
-            why = why if unacknowledged or failing else "no broker answers"
+            why = (
+                "nothing that was sent is acknowledged" if unacknowledged
+                else "no commit succeeds" if failing
+                else "no broker answers"
+            )  # fmt: skip
             log.warning("blocked: %s", why) if blocked else log.warning("no longer blocked")
         self._blocked = blocked
         return max(silent, self._waiting, uncommitted) if blocked else 0.0

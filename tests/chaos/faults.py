@@ -85,10 +85,7 @@ def refuse(run: Run) -> None:
     run.let_pass(1.0)
     run.kill(run.busy_worker())
     run.world.configure(OUTPUT, min_insync_replicas=2)
-    run.world.kafka.start_node(0)
-    run.until(lambda: run.world.whole)
-    run.state.broker_restarts += 1
-    run.state.disturbances += len(run.slots)
+    _bring_back(run, 0)
 
 
 def shrink(run: Run) -> None:
@@ -138,6 +135,11 @@ def kill_leader(run: Run) -> None:
     node = run.world.leaders(OUTPUT)[0]
     run.world.kafka.kill(node)
     run.until(lambda: run.world.leaders(OUTPUT)[0] != node)
+    _bring_back(run, node)
+
+
+def _bring_back(run: Run, node: int) -> None:
+    """Of three nodes, one that was killed, until it has all again: the next fault is to find the cluster whole."""
     run.world.kafka.start_node(node)
     run.until(lambda: run.world.whole)
     run.state.broker_restarts += 1

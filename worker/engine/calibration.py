@@ -14,7 +14,7 @@ from worker.engine.attention import Batch, Model
 from worker.engine.bert import Weights
 from worker.engine.device import translated_faults
 from worker.engine.int8 import quantized
-from worker.engine.packing import Packed, pack
+from worker.engine.packing import Packed, pack, split
 from worker.engine.spec import BertSpec
 from worker.engine.tokenizer import load_tokenizer
 
@@ -22,7 +22,7 @@ REVIEWS = 2400
 EVERY = 6
 """One in six reviews calibrates, the others show what became of the labels: fewer are too few to tell 99.5 %."""
 AGREES = 0.995
-A_BATCH = 50
+TOKENS = 2048
 
 
 def int8_model(
@@ -75,4 +75,4 @@ def _texts(checkpoint: Checkpoint, path: str) -> Iterator[str]:
 
 
 def _batches(reviews: Sequence[list[int]]) -> list[Packed]:
-    return [pack(reviews[first : first + A_BATCH]) for first in range(0, len(reviews), A_BATCH)]
+    return [pack(reviews[part]) for part in split(list(map(len, reviews)), TOKENS)]

@@ -83,9 +83,10 @@ def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
     That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX (8 times
     float32's rate) or AVX512-BF16 (twice). tests/benchmarks/equality.py shows that it keeps the labels.
     """
-    if wanted == "int8" and not (device.type == "cpu" and torch.cpu._is_vnni_supported()):
-        raise ValueError(f"engine.dtype int8: only on processors with AVX512-VNNI, not on {device}")
-    if wanted not in ("auto", "int8"):
+    if wanted == "int8":
+        if device.type != "cpu" or not torch.cpu._is_vnni_supported():
+            raise ValueError(f"engine.dtype int8: only on processors with AVX512-VNNI, not on {device}")
+    elif wanted != "auto":
         chosen: torch.dtype = getattr(torch, wanted)
         return chosen
     if device.type == "cuda":
