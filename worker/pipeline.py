@@ -224,6 +224,8 @@ class Pipeline:
                 batch = [work for work in self._ready.take(stage.token_budget) if self._holdings.hand_over(work)]
                 turn = self._batches
                 self._batches += bool(batch)
+                if self._ready:  # enough came at once for another device
+                    self._changed.notify()
             if not batch:
                 continue
             taken_at = time.monotonic()
