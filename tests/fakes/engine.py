@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from worker.engine.simulated import SimulatedEngine
 
 POISON = 666
+DEADLINE = 10.0
 
 
 class FakeEncoding:
@@ -41,3 +43,16 @@ class FakeEngine(SimulatedEngine):
 
     def self_test(self) -> bool:
         return self.healthy
+
+
+class MeetingEngine(FakeEngine):
+    """Answers its first batch once all others have one too."""
+
+    def __init__(self, all_busy: threading.Barrier) -> None:
+        super().__init__(token_budget=50)
+        self._all_busy = all_busy
+
+    def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        if not self.batches:
+            self._all_busy.wait(DEADLINE)
+        return super().classify(sequences)

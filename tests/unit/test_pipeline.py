@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, MeetingEngine
 from tests.fakes.worker import (
-    DEADLINE,
     DEAD_LETTERS,
     INPUT,
     OUTPUT,
@@ -64,19 +60,6 @@ def test_several_devices_keep_the_order() -> None:
         assert all(engine.batches for engine in engines)
         assert_all_once(broker, 2000)
         assert_in_order(broker)
-
-
-class MeetingEngine(FakeEngine):
-    """Answers its first batch once all others have one too."""
-
-    def __init__(self, all_busy: threading.Barrier) -> None:
-        super().__init__(token_budget=50)
-        self._all_busy = all_busy
-
-    def classify(self, sequences: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        if not self.batches:
-            self._all_busy.wait(DEADLINE)
-        return super().classify(sequences)
 
 
 def test_what_comes_at_once_keeps_every_device_busy() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, TextIO
+from queue import SimpleQueue
+from typing import Annotated, TextIO, TypeVar
 
 import typer
 
@@ -18,6 +21,8 @@ from worker.tools.connection import Config
 from worker.tools.events import skipped
 
 ROWS = 512
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def classify_command(
@@ -96,10 +101,13 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
     manifest = checkpoint.manifest
     decoder = Decoder(settings.input, manifest.recipe)
     tokenizer = TokenizeStage(load_tokenizer(checkpoint).encode_batch_fast, manifest.recipe)
-    engine = make_engines(checkpoint, settings.engine)[0]
-    engine.warm_up()
+    engines = make_engines(checkpoint, settings.engine)
     model = ModelInfo(name=manifest.name, version=manifest.version, digest=manifest.weights_digest)
-    infer = InferStage(engine, model, Metrics())
+    idle: SimpleQueue[InferStage] = SimpleQueue()
+    for engine in engines:
+        engine.warm_up()
+        idle.put(InferStage(engine, model, Metrics()))
+    budget = min(engine.token_budget for engine in engines)
     writer = ResultWriter("", TopicInfo(1, 2**31, "delete"), "classify", include_review=settings.output.include_review)
     waiting: TokenQueue[Work] = TokenQueue()
     chunk: list[Work] = []
@@ -116,9 +124,25 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
         waiting.put(work for work in chunk if work.rejection is None)
         chunk.clear()
 
-    def batch() -> list[str]:
-        works = waiting.take(infer.token_budget)
-        infer.infer(works)
+    def batches() -> Iterator[list[Work]]:
+        for row, value in read_events(path, skip_bad_rows=skip_bad_rows, bad=bad):
+            record = Record(row.file, 0, row.number, 0, None, value, ())
+            chunk.append(Work(record, TopicPartition(path, 0), 0, len(value), 0.0))
+            if len(chunk) == ROWS:
+                prepare()
+                while waiting.tokens >= budget:
+                    yield waiting.take(budget)
+        prepare()
+        while waiting:
+            yield waiting.take(budget)
+
+    def infer(works: list[Work]) -> list[Work]:
+        stage = idle.get()
+        stage.infer(works)
+        idle.put(stage)
+        return works
+
+    def lines(works: list[Work]) -> list[str]:
         lines = []
         for work in works:
             written = work.rejection or writer.write(work)
@@ -129,13 +153,16 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
         return lines
 
     yield []
-    for row, value in read_events(path, skip_bad_rows=skip_bad_rows, bad=bad):
-        record = Record(row.file, 0, row.number, 0, None, value, ())
-        chunk.append(Work(record, TopicPartition(path, 0), 0, len(value), 0.0))
-        if len(chunk) == ROWS:
-            prepare()
-            while waiting.tokens >= infer.token_budget:
-                yield batch()
-    prepare()
-    while waiting:
-        yield batch()
+    yield from map(lines, _at_once(infer, batches(), len(engines)))
+
+
+def _at_once(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """What `map` gives, in its order, computed in so many threads; takes only one more item than they work on."""
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[R]] = deque()
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
