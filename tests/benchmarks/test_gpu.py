@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from schemas.store import Checkpoint, CheckpointError
-from tests.fakes.classifiers import LONGEST, make_checkpoint, reference, reviews
-from worker.engine import attention, bert, linear, load_engine, load_engines
+from tests.fakes.classifiers import LONGEST, load_engine, make_checkpoint, reference, reviews
+from worker.engine import attention, bert, linear, load_engines
 from worker.engine.cuda import GRAPH_ROWS
 from worker.settings import EngineSettings
 

@@ -13,6 +13,8 @@ import torch
 from schemas.manifest import CheckpointManifest
 from schemas.recipe import TextRecipe
 from schemas.store import Checkpoint, digest
+from worker.engine import Engine, load_engines
+from worker.settings import EngineSettings
 
 LONGEST = 40
 LABELS = ["negative", "positive"]
@@ -52,6 +54,11 @@ def seal(directory: Path) -> Checkpoint:
         }
     )  # fmt: skip
     return Checkpoint(directory, manifest)
+
+
+def load_engine(checkpoint: Checkpoint, settings: EngineSettings, **options: Any) -> Engine:
+    """The first of the first device's engines."""
+    return load_engines(checkpoint, settings, **options)[0]
 
 
 @cache

@@ -32,14 +32,14 @@ def weights() -> dict[str, torch.Tensor]:
 
 def expected(lengths: list[int]) -> np.ndarray:
     model = PackedBert(SPEC, weights(), torch.device("cpu"), torch.float32)
-    return CpuForward(model, Cores(1, 1), "float32", 300, 0, 10_000)(pack(reviews(lengths)))
+    return CpuForward(model, Cores(1, 1), "float32", 300, 10_000)(pack(reviews(lengths)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu_graphs_and_eager_batches_in_turn(dtype: torch.dtype) -> None:
     device = torch.device("cuda", 0)
-    forward = cuda.CudaForward(PackedBert(SPEC, weights(), device, dtype), device, dtype, 300, 0, 10_000, 64)
+    forward = cuda.CudaForward(PackedBert(SPEC, weights(), device, dtype), device, dtype, 300, 10_000, 64)
     forward.warm_up()
     for lengths in BATCHES:
         difference = np.abs(forward(pack(reviews(lengths))) - expected(lengths)).max()
@@ -55,7 +55,7 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> cuda.CudaForward:
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     model = PackedBert(SPEC, weights(), cpu, torch.float32)
-    forward = cuda.CudaForward(model, cpu, torch.float32, 300, 0, 10_000, 64)
+    forward = cuda.CudaForward(model, cpu, torch.float32, 300, 10_000, 64)
     forward._varlen = forward._capturing = True  # as in half precision, but in numbers that can be compared
     return forward
 
@@ -77,7 +77,7 @@ def test_graphs_and_eager_batches_in_turn(forward: cuda.CudaForward) -> None:
 
 def recompute(forward: cuda.CudaForward, graph: cuda.Graph, replays: list[int]) -> None:
     """Gives a graph that recorded nothing what a real one would do at replay: the same kernels on the same memory."""
-    batch = forward._batch(graph.slots, graph.numbers, graph.slots.rows, [])
+    batch = Batch.of_slots(graph.slots, graph.numbers, graph.slots.rows)
 
     def replay() -> None:
         replays.append(graph.slots.rows)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from schemas.store import MANIFEST, WEIGHTS, Checkpoint, CheckpointError, digest, fetch
 from tests.benchmarks.peers import read_texts
 from tests.fakes.checkpoint import make_checkpoint
+from tests.fakes.classifiers import load_engine
 from tests.fakes.classifiers import make_checkpoint as make_other
-from worker.engine import calibration, load_engine
+from worker.engine import calibration
 from worker.engine.int8 import EXACT, Int8WideProducts, Observed
 from worker.engine.linear import WideProducts
 from worker.settings import EngineSettings

@@ -19,7 +19,7 @@ LONGEST = 30
 class Adder:
     """Probability of the second label: a sum over the sequence's tokens, so that an answer names its question."""
 
-    device, dtype, vocabulary, parameters, tolerance = "cpu", "float32", 1000, 1, 1e-4
+    device, dtype, vocabulary = "cpu", "float32", 1000
     engines = 1
 
     def __init__(self, most_tokens: int = 10_000) -> None:

@@ -2,7 +2,7 @@
 
     engines = load_engines(checkpoint, settings); engines[0].warm_up(); engines[0].classify([[101, 2204, 102], ...])
 
-Importing this package imports no torch; asking it for `load_engine` or `load_engines` does.
+Importing this package imports no torch; asking it for `load_engines` does.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from worker.engine.engine import Engine
 
 if TYPE_CHECKING:
-    from worker.engine.loading import load_engine, load_engines
+    from worker.engine.loading import load_engines
 
-__all__ = ["Engine", "load_engine", "load_engines"]
+__all__ = ["Engine", "load_engines"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.device import gpu_kernels
-from worker.engine.packing import Group, Packed, similar
+from worker.engine.packing import Group, Packed, Slots, similar
 
 
 class Ranges(NamedTuple):
@@ -59,6 +59,16 @@ class Batch:
         """On the CPU, without copies."""
         ids, positions, starts = map(torch.from_numpy, (packed.ids, packed.positions, packed.starts))
         return cls(ids, positions, starts, packed.groups, packed.longest)
+
+    @classmethod
+    def of_slots(
+        cls, slots: Slots, numbers: torch.Tensor, longest: int, groups: Sequence[Group] | None = None
+    ) -> Batch:
+        """What `slots` filled, on its device: with ranges, or with the batch's groups where those are given."""
+        ids, positions, begins, ends, starts, offsets, first_offsets = torch.split(numbers, slots.sizes)
+        if groups is not None:
+            return cls(ids, positions, starts, groups, longest)
+        return cls(ids, positions, starts, [], longest, Ranges(begins, ends, offsets, first_offsets))
 
     @functools.cached_property
     def padded(self) -> list[Padded]:

@@ -46,6 +46,8 @@ class PackedBert:
             raise RuntimeError(f"more than {spec.layers} layers")
         if self._words.shape != (spec.vocabulary, spec.hidden) or len(self._places) != spec.positions:
             raise RuntimeError(f"embeddings of shape {tuple(self._words.shape)}")
+        if spec.hidden % spec.heads:
+            raise RuntimeError(f"{spec.heads} heads do not share {spec.hidden} numbers")
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         x = self._norm(F.embedding(batch.ids, self._words), F.embedding(batch.positions, self._places))
@@ -155,5 +157,6 @@ def _placed(name: str, tensor: torch.Tensor, device: torch.device, dtype: torch.
     exact = name.startswith(("bert.pooler", "classifier"))
     # torch's own norm on a GPU has no mixed types; it computes in float32 all the same.
     exact |= "LayerNorm" in name and (device.type == "cpu" or gpu_kernels(device) is not None)
-    # What was read from a file may still be the file: a copy is not, and stays whatever becomes of the file.
+    # What was read from a file may still be the file: a copy is not, and stays whatever becomes of the file. Of the
+    # large matrices the products make one.
     return tensor.to(device, torch.float32 if exact else dtype, copy=tensor.ndim == 1 or "encoder" not in name)

@@ -59,7 +59,7 @@ def _reviews(checkpoint: Checkpoint, spec: BertSpec, path: str) -> list[list[int
     chance.shuffle(chosen)
     encode = load_tokenizer(checkpoint).encode_batch_fast
     reviews = [tokens.ids for tokens in tokenize(encode, checkpoint.manifest.recipe, chosen)]
-    reviews = [ids for ids in reviews if max(ids) < spec.vocabulary]
+    reviews = [ids for ids in reviews if ids and max(ids) < spec.vocabulary]
     if len(reviews) < REVIEWS:
         problem = f"{len(reviews):,} reviews that can be read in a column named text, {REVIEWS:,} are needed"
         raise CheckpointError(f"engine.calibration: {path}: {problem}")

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from worker.engine.attention import Batch, Model
-from worker.engine.device import TOLERANCE, translated_faults
+from worker.engine.device import translated_faults
 from worker.engine.packing import Packed
 from worker.engine.processor import Cores
 
@@ -18,13 +18,9 @@ class CpuForward:
     device = "cpu"
     engines = 1
 
-    def __init__(
-        self, model: Model, cores: Cores, dtype: str, vocabulary: int, parameters: int, most_tokens: int
-    ) -> None:
+    def __init__(self, model: Model, cores: Cores, dtype: str, vocabulary: int, most_tokens: int) -> None:
         self.dtype = dtype
-        self.tolerance = TOLERANCE[self.dtype]
         self.vocabulary = vocabulary
-        self.parameters = parameters
         self.most_tokens = most_tokens
         self.measured: tuple[int, float] | None = None
         self._model: Model | None = model

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from worker.engine.attention import Batch, Model, Ranges
-from worker.engine.device import TOLERANCE, translated_faults
-from worker.engine.packing import Group, Packed, Slots, pack
+from worker.engine.attention import Batch, Model
+from worker.engine.device import translated_faults
+from worker.engine.packing import Packed, Slots, pack
 from worker.faults import DeviceFault, OutOfMemory
 
 GRAPH_ROWS = (64, 128, 256, 512, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
@@ -44,7 +44,6 @@ class CudaForward:
         device: torch.device,
         dtype: torch.dtype,
         vocabulary: int,
-        parameters: int,
         most_tokens: int,
         longest: int,
         engines: int = 1,
@@ -55,9 +54,7 @@ class CudaForward:
         self.engines = engines
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
-        self.tolerance = TOLERANCE[self.dtype]
         self.vocabulary = vocabulary
-        self.parameters = parameters
         self.most_tokens = most_tokens
         self.measured: tuple[int, float] | None = None
         self._longest = longest
@@ -115,7 +112,8 @@ class CudaForward:
         self._stream.wait_stream(self._copies)
         here.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
-            return self._model(self._batch(slots, here, packed.longest, packed.groups))
+            groups = None if self._varlen else packed.groups
+            return self._model(Batch.of_slots(slots, here, packed.longest, groups))
 
     def _replay(self, graph: Graph, numbers: torch.Tensor) -> torch.Tensor:
         with torch.cuda.stream(self._stream):
@@ -129,7 +127,7 @@ class CudaForward:
         slots.fill(numbers.numpy(), pack([[0] * ROWS_A_SEQUENCE]))
         with torch.cuda.stream(self._stream):
             numbers = numbers.to(self._device)
-            batch = self._batch(slots, numbers, longest=min(slots.rows, self._longest), groups=[])
+            batch = Batch.of_slots(slots, numbers, longest=min(slots.rows, self._longest))
             self._model(batch)  # libraries choose their kernels at first use, which a capture cannot hold
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -138,9 +136,3 @@ class CudaForward:
         with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             probabilities = self._model(batch)
         return Graph(slots, numbers, probabilities, graph)
-
-    def _batch(self, slots: Slots, numbers: torch.Tensor, longest: int, groups: list[Group]) -> Batch:
-        parts = ids, positions, _, _, starts, *_ = torch.split(numbers, slots.sizes)
-        if not self._varlen:
-            return Batch(ids, positions, starts, groups, longest)
-        return Batch(ids, positions, starts, groups, longest, Ranges(*parts[2:4], *parts[5:]))

@@ -19,9 +19,6 @@ _NO_MEMORY = (  # of torch, oneDNN, CUDA or Triton, cuBLAS
 _BROKEN = "CUDA error", "Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS"
 _log = logging.getLogger(__name__)
 
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2, "int8": 5e-2}
-"""By how much a probability may differ between runs of one text in different company, by arithmetic."""
-
 
 @contextmanager
 def translated_faults() -> Iterator[None]:

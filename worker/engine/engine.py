@@ -19,6 +19,8 @@ from worker.faults import OutOfMemory
 
 Probabilities = npt.NDArray[np.float32]
 MEASURED_SECONDS = 0.5
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 1e-2, "int8": 5e-2}
+"""By how much a probability may differ between runs of one text in different company, by arithmetic."""
 
 
 class Forward(Protocol):
@@ -27,9 +29,6 @@ class Forward(Protocol):
     device: str
     dtype: str
     vocabulary: int
-    parameters: int
-    tolerance: float
-    """By how much a probability may differ between two runs of one text in different company."""
     engines: int
     """How many engines share its speed; 1 where each has a part of the device to itself."""
     most_tokens: int
@@ -64,7 +63,6 @@ class Engine:
         self.longest = longest
         self.device = forward.device
         self.dtype = forward.dtype
-        self.parameters = forward.parameters
         self.tokens_per_second = 0.0
         self.token_budget = max(min(token_budget or FIRST, forward.most_tokens), longest)
         self._fixed = token_budget is not None
@@ -118,7 +116,7 @@ class Engine:
             now = self.classify(self._texts)
         except Exception:  # whatever the device says, it is not the answer
             return False
-        return bool(np.abs(now - self._answers).max() <= self._forward.tolerance)
+        return bool(np.abs(now - self._answers).max() <= TOLERANCE[self.dtype])
 
     def shrink(self) -> bool:
         """Halves the budget; False, and unchanged, where one longest review is all it holds."""
@@ -128,7 +126,7 @@ class Engine:
         return True
 
     def close(self) -> None:
-        """Gives the device's memory back; the engine answers no more."""
+        """Gives the device's memory back; no engine of that device answers any more."""
         self._forward.close()
 
     def _seconds(self, budget: int) -> float:

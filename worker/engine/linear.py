@@ -22,15 +22,19 @@ _GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 
 
 class Linear(Protocol):
-    """x [rows, in] → activation(x @ weight.T + bias) + residual, all [rows, out]."""
+    """x [rows, in] → activation(x @ weight.T + bias), or without an activation + residual; all [rows, out]."""
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 def prepare(weight: torch.Tensor, bias: torch.Tensor, activation: Activation | None = None) -> Linear:
-    """The fastest form on the weight's device. An activation excludes a residual."""
-    fused = weight.device.type == "cpu" and has_fused_kernels(weight.dtype)
-    return (FusedLinear if fused else PlainLinear)(weight, bias, activation)
+    """The fastest form on the weight's device; on the processor with a copy of the weight. With an activation it is
+    never given a residual."""
+    if weight.device.type != "cpu":
+        return PlainLinear(weight, bias, activation)
+    if has_fused_kernels(weight.dtype):
+        return FusedLinear(weight, bias, activation)
+    return PlainLinear(weight.clone(), bias, activation)
 
 
 def has_fused_kernels(dtype: torch.dtype) -> bool:

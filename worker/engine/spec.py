@@ -28,7 +28,7 @@ _SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class BertSpec:
-    """Everything about a BERT classifier that its weights do not say. The defaults are Hugging Face's: BERT base."""
+    """What config.json says of a BERT classifier. The defaults are Hugging Face's: BERT base."""
 
     layers: int = 12
     heads: int = 12

@@ -25,12 +25,16 @@ ATTENTION = "review_worker_packed"
 
 
 def load_stock(directory: Path) -> nn.Module:
-    """The checkpoint's own model class in float32, from safetensors only; CheckpointError where weights are missing."""
+    """The checkpoint's own model class in float32, from safetensors only; CheckpointError where transformers has no
+    such class or weights are missing."""
     logging.disable_progress_bar()
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        directory, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
-        output_loading_info=True,
-    )  # fmt: skip
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            directory, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{directory}: {str(error).partition('. ')[0].partition(chr(10))[0]}") from None
     if info["missing_keys"] or info["mismatched_keys"]:
         raise CheckpointError(f"{directory}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
     for parameter in model.parameters():
