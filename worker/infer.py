@@ -32,7 +32,10 @@ class Engine(Protocol):
         """Probabilities [sequences, labels]; what is over the budget runs as several batches."""
         ...
 
-    def self_test(self) -> bool: ...
+    def self_test(self) -> bool:
+        """Whether the device still answers as at the start; OutOfMemory where it has no room to."""
+        ...
+
     def shrink(self) -> bool: ...
 
 
@@ -64,10 +67,7 @@ class InferStage:
         try:
             probabilities = self._engine.classify([work.tokens or [] for work in works])
         except OutOfMemory as error:
-            self._metrics.add(OUT_OF_MEMORY, 1)
-            if not self._engine.shrink():
-                raise DeviceFault("out of memory at the smallest budget") from error
-            self._metrics.set(TOKEN_BUDGET, self._engine.token_budget)
+            self._shrink(error)
             self._classify(works)  # the engine cuts it to the new budget
         except DeviceFault:
             raise
@@ -82,8 +82,19 @@ class InferStage:
         else:
             self._fill(works, probabilities)
 
+    def _shrink(self, error: OutOfMemory) -> None:
+        self._metrics.add(OUT_OF_MEMORY, 1)
+        if not self._engine.shrink():
+            raise DeviceFault("out of memory at the smallest budget") from error
+        self._metrics.set(TOKEN_BUDGET, self._engine.token_budget)
+
     def _reject(self, work: Work, error: Exception) -> None:
-        if not self._engine.self_test():
+        try:
+            healthy = self._engine.self_test()
+        except OutOfMemory as full:
+            self._shrink(full)
+            return self._reject(work, error)
+        if not healthy:
             raise DeviceFault(f"the model fails on texts it has answered before ({type(error).__name__})") from None
         # The exception's text might quote its input; its type never does.
         work.rejection = Rejection(RejectReason.MODEL_FAILURE, STAGE, type(error).__name__)

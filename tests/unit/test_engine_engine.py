@@ -80,6 +80,10 @@ def test_warm_up_runs_the_full_budget_and_self_test_compares_with_it() -> None:
         assert not subject.self_test()
     forward.drift, forward.fault = 0.0, RuntimeError("gone")
     assert not subject.self_test()
+    forward.fault, forward.memory = None, 50
+    with pytest.raises(OutOfMemory):
+        subject.self_test()
+    assert subject.shrink() and subject.self_test()
 
 
 def test_engines_of_one_model_measure_it_once() -> None:

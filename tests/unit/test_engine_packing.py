@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.packing import ROUND, Slots, pack, split
+from worker.engine.packing import ROUND, Slots, pack, similar, split
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=50)
 
@@ -50,6 +50,17 @@ def test_split_keeps_order_and_budget_and_wastes_no_room(lengths: list[int], bud
     assert [length for part in parts for length in part] == lengths
     assert all(sum(part) <= budget or len(part) == 1 for part in parts)
     assert all(sum(part) + after[0] > budget for part, after in pairwise(parts))
+
+
+@given(LENGTHS.map(lambda lengths: sorted(lengths, reverse=True)))
+def test_similar_lengths_cover_all_and_pad_no_more_than_an_eighth(lengths: list[int]) -> None:
+    runs = similar(lengths)
+    assert [end for _, end in runs[:-1]] == [first for first, _ in runs[1:]]
+    assert (runs[0][0], runs[-1][1]) == (0, len(lengths))
+    for first, end in runs:
+        assert lengths[first] * (end - first) <= sum(lengths[first:end]) * 9 / 8
+    for first, end in runs[:-1]:
+        assert lengths[first] * (end - first + 1) > sum(lengths[first : end + 1]) * 9 / 8, "the next one had room"
 
 
 @given(LENGTHS, st.integers(0, 300), st.integers(0, 20))

@@ -15,7 +15,6 @@ def write(path: Path, text: str) -> None:
 
 def proc(directory: Path, group: str = "/") -> Path:
     write(directory / "meminfo", f"MemTotal: 99 kB\nMemAvailable:    {800 * 1024} kB\n")
-    write(directory / "self" / "statm", f"1 {100 * MIB // os.sysconf('SC_PAGE_SIZE')} 0")
     write(directory / "self" / "cgroup", f"0::{group}\n")
     return directory
 
@@ -43,9 +42,19 @@ def test_memory_is_the_least_of_machine_and_limits(tmp_path: Path) -> None:
     write(cgroup / "pod" / "memory.max", "max\n")
     assert memory_left(cgroup, own) == 800 * MIB
     write(cgroup / "memory.max", f"{300 * MIB}\n")
-    assert memory_left(cgroup, own) == 200 * MIB
+    write(cgroup / "memory.current", f"{120 * MIB}\n")
+    write(cgroup / "memory.stat", f"anon {100 * MIB}\ninactive_file {20 * MIB}\n")
+    assert memory_left(cgroup, own) == 200 * MIB, "other processes' use counts, cached files do not"
     write(cgroup / "memory.max", f"{50 * MIB}\n")
     assert memory_left(cgroup, own) == 0
+
+
+def test_memory_of_version_1(tmp_path: Path) -> None:
+    cgroup, own = tmp_path / "cgroup", proc(tmp_path / "proc")
+    write(cgroup / "memory" / "memory.limit_in_bytes", f"{300 * MIB}\n")
+    write(cgroup / "memory" / "memory.usage_in_bytes", f"{120 * MIB}\n")
+    write(cgroup / "memory" / "memory.stat", f"inactive_file 0\ntotal_inactive_file {20 * MIB}\n")
+    assert memory_left(cgroup, own) == 200 * MIB
 
 
 def test_only_a_small_batch_that_runs_alone_gets_all_cores() -> None:

@@ -57,6 +57,8 @@ class ScriptedEngine:
 
     def self_test(self) -> bool:
         self.self_tests += 1
+        if self.token_budget > self.memory:
+            raise OutOfMemory("no room")
         return self.healthy.pop(0) if len(self.healthy) > 1 else self.healthy[0]
 
     def shrink(self) -> bool:
@@ -178,6 +180,12 @@ def test_poison_is_found_while_memory_is_short() -> None:
     infer(engine, works)
     assert rejected(works) == [9]
     assert_right_answers(works)
+
+
+def test_a_device_without_room_for_its_self_test_is_not_at_fault() -> None:
+    engine, works, metrics = ScriptedEngine(poison=[0], memory=40, budget=64), batch(1), Metrics()
+    infer(engine, works, metrics)
+    assert (rejected(works), engine.token_budget, metrics.value(m.OUT_OF_MEMORY)) == ([0], 32, 1)
 
 
 def test_rejected_records_and_tombstones_pass_untouched() -> None:

@@ -34,14 +34,17 @@ def cores(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
 
 
 def memory_left(cgroup: Path = CGROUP, proc: Path = PROC) -> int:
-    """Bytes this process may still take: what the machine has left, or the container's limit where that is less."""
-    meminfo = dict(line.split(":", 1) for line in _read(proc / "meminfo").splitlines() if ":" in line)
-    left = int(meminfo["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in meminfo else 2**63
-    pages = _read(proc / "self" / "statm").split()
-    used = int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else 0
-    limits = [_read(directory / "memory.max").strip() for directory in _cgroups(cgroup, proc)]
-    limits.append(_read(cgroup / "memory" / "memory.limit_in_bytes").strip())
-    return max(0, min([left, *(int(limit) - used for limit in limits if limit.isdigit())]))
+    """Bytes this process may still take: what the machine has left, or the container where that is less.
+
+    What a container has cached of files can be taken back, so it does not count as used.
+    """
+    meminfo = _numbers(proc / "meminfo")
+    left = [meminfo["MemAvailable:"] * 1024] if "MemAvailable:" in meminfo else [2**63]
+    for directory in _cgroups(cgroup, proc):
+        left.append(_left(directory / "memory.max", directory / "memory.current", "inactive_file"))
+    v1 = cgroup / "memory"
+    left.append(_left(v1 / "memory.limit_in_bytes", v1 / "memory.usage_in_bytes", "total_inactive_file"))
+    return max(0, min(left))
 
 
 def keep_freed_memory() -> bool:
@@ -90,6 +93,20 @@ def _cgroups(cgroup: Path, proc: Path) -> Iterator[Path]:
     own = next((line[3:] for line in _read(proc / "self" / "cgroup").splitlines() if line.startswith("0::")), "/")
     path = cgroup / own.strip().lstrip("/")
     yield from (directory for directory in (path, *path.parents) if directory.is_relative_to(cgroup))
+
+
+def _left(limit: Path, used: Path, cached: str) -> int:
+    """Of a control group: its limit, less what is used and cannot be taken back."""
+    most, now = _read(limit).strip(), _read(used).strip()
+    if not (most.isdigit() and now.isdigit()):
+        return 2**63
+    return int(most) - max(0, int(now) - _numbers(limit.with_name("memory.stat")).get(cached, 0))
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Lines of a name and a number."""
+    lines = (line.split() for line in _read(path).splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
 
 
 def _read(path: Path) -> str:
