@@ -6,6 +6,7 @@ RATE tokens a second. Its answer is a checksum of the token ids, so that a resul
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from array import array
@@ -25,11 +26,11 @@ def probability(tokens: Sequence[int]) -> float:
 
 
 class SimulatedEngine:
-    """Has the interface of the engine, and two labels of the checkpoint."""
+    """Has the interface of the engine, and the checkpoint's labels, two or more."""
 
     def __init__(self, labels: Sequence[str], device: str, token_budget: int | None) -> None:
-        """ValueError where the device's rate is no number."""
-        _, _, rate = device.partition(":")
+        """ValueError where the device is not `simulated` or its rate no number above 0."""
+        name, _, rate = device.partition(":")
         self.labels = list(labels)
         self.device = device
         self.dtype = "none"
@@ -37,7 +38,9 @@ class SimulatedEngine:
         try:
             self.tokens_per_second = float(rate or TOKENS_PER_SECOND)
         except ValueError:
-            raise ValueError(f"engine.device {device!r}: expected simulated:TOKENS_PER_SECOND") from None
+            self.tokens_per_second = math.nan
+        if name != "simulated" or not 0 < self.tokens_per_second < math.inf:
+            raise ValueError(f"engine.device {device!r}: expected simulated:TOKENS_PER_SECOND")
 
     def warm_up(self) -> None:
         """Nothing to warm."""

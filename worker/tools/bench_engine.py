@@ -47,11 +47,12 @@ def bench_engine_command(
     console = Console(stderr=True, quiet=as_json, soft_wrap=True)
     if input is not None and checkpoint is None:
         raise typer.BadParameter("--input needs --checkpoint: its tokenizer")
-    try:
-        wanted = [int(budget) for budget in budgets.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"--budgets {budgets!r}: expected numbers separated by commas") from None
+    if not all(budget.strip().isdecimal() and int(budget) for budget in budgets.split(",")):
+        raise typer.BadParameter(f"--budgets {budgets!r}: expected numbers above 0, separated by commas")
+    wanted = list(map(int, budgets.split(",")))
     settings = load_settings(None, context.args)
+    if settings.engine.device.startswith("simulated"):
+        raise typer.BadParameter("a simulated device computes nothing that could be measured")
     if settings.engine.dtype == "int8" and checkpoint is None:
         raise typer.BadParameter("--engine.dtype=int8 needs --checkpoint: its tokenizer")
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,7 +75,7 @@ def _measure(
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     import torch
 
-    from worker.engine import load_engines
+    from worker.engine.choice import make_engines
     from worker.engine.processor import cores
     from worker.engine.spec import bert_spec, products
     from worker.tools.matrix_rate import ceiling, product_rates, rate
@@ -83,10 +84,15 @@ def _measure(
     counts = products(spec) if spec and settings.dtype != "int8" else {}  # of int8 with others there is no one rate
     operations = sum(2.0 * outputs * inputs * times for (outputs, inputs), times in counts.items())
     mean = statistics.mean(map(len, reviews))
-    for budget in budgets:
-        engines = load_engines(checkpoint, settings.model_copy(update={"token_budget": budget}), progress=console.print)
-        device = torch.device(engines[0].device)
-        batches = [_batches(reviews, engines[0].token_budget, seed) for seed in range(len(engines))]
+    engines = make_engines(checkpoint, settings.model_copy(update={"token_budget": max(budgets)}), console.print)
+    device, devices = torch.device(engines[0].device), len({engine.device for engine in engines})
+    for engine in engines:
+        engine.warm_up()
+    most = min(engine.token_budget for engine in engines)  # what fits the memory
+    for budget in sorted({max(min(budget, most), engines[0].longest) for budget in budgets}):
+        for engine in engines:
+            engine.token_budget = budget
+        batches = [_batches(reviews, budget, seed) for seed in range(len(engines))]
         tokens: list[float] = []
         ceilings: list[float] = []
         tried: dict[str, dict[tuple[int, int], float]] = {}
@@ -97,7 +103,7 @@ def _measure(
                 tried = product_rates(
                     list(counts), budget, device, getattr(torch, engines[0].dtype), cores(), seconds / 10
                 )
-                ceilings.append(ceiling(tried, counts))
+                ceilings.append(devices * ceiling(tried, counts))
         for name, by_shape in tried.items():
             shapes = ", ".join(f"{o}x{i} {value / 1e9:,.0f}" for (o, i), value in by_shape.items())
             console.print(f"  {name}: {shapes} GFLOP/s", highlight=False)
@@ -107,12 +113,10 @@ def _measure(
             "engine_gflops": round(statistics.median(tokens) * operations / 1e9, 1) if counts else None,
             "share_of_peak": round(statistics.median(shares), 3) if shares else None,
             "reviews_per_second": round(statistics.median(tokens) / mean, 2),
-            "token_budget": engines[0].token_budget, "mean_tokens": round(mean, 1), "device": engines[0].device,
+            "token_budget": budget, "mean_tokens": round(mean, 1), "device": engines[0].device,
             "engines": len(engines), "dtype": engines[0].dtype,
         }  # fmt: skip
-        console.print(f"{engines[0].token_budget:,} tokens a batch: {result}", highlight=False)
-        for engine in engines:
-            engine.close()
+        console.print(f"{budget:,} tokens a batch: {result}", highlight=False)
         yield result
 
 
