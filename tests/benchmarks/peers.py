@@ -34,6 +34,7 @@ from schemas.recipe import tokenize
 from schemas.store import Checkpoint, CheckpointError, digest, fetch
 from tests.benchmarks.peer_runtimes import RUNTIMES, Peer, Sequences, Subject, torch_peers
 from worker.engine import load_engines
+from worker.engine.device import arithmetic
 from worker.engine.packing import split
 from worker.engine.processor import cores, keep_freed_memory
 from worker.engine.tokenizer import load_tokenizer
@@ -81,12 +82,13 @@ def compare(
     subject = Subject(checkpoint.directory, recipe.max_length, ids, temporary)
     peers: dict[str, Peer] = {}
     for name, dtype in OURS.items():
+        if only and name not in only:
+            continue
         try:
             peers[name] = ours(checkpoint, dtype)
         except (CheckpointError, ValueError) as error:
             say(f"REFUSED, left out: {name} ({error})")
-    native = getattr(torch, peers["ours"].note.partition(" ")[0])
-    peers |= torch_peers(subject, native)
+    peers |= torch_peers(subject, arithmetic("auto", torch.device("cpu")))
     for runtime in RUNTIMES:
         try:
             peers |= runtime(subject)
