@@ -20,7 +20,7 @@ class Adder:
     """Probability of the second label: a sum over the sequence's tokens, so that an answer names its question."""
 
     device, dtype, vocabulary = "cpu", "float32", 1000
-    engines = 1
+    shared_by = 1
 
     def __init__(self, most_tokens: int = 10_000) -> None:
         self.most_tokens = most_tokens
@@ -40,6 +40,9 @@ class Adder:
         sums = [packed.ids[begin:end].sum() for begin, end in zip(packed.starts, ends, strict=True)]
         second = np.array(sums, np.float32) / (LONGEST * self.vocabulary) + self.drift
         return np.stack([1 - second, second], axis=1)
+
+    def sharers(self, tokens: int) -> int:
+        return self.shared_by
 
     def warm_up(self) -> None: ...
     def close(self) -> None: ...
@@ -94,6 +97,15 @@ def test_engines_of_one_model_measure_it_once() -> None:
     second.warm_up()
     assert len(forward.batches) - runs <= 2, "its own answers to the made-up texts"
     assert (second.token_budget, second.tokens_per_second) == (first.token_budget, first.tokens_per_second)
+
+
+def test_the_rate_of_engines_that_share_a_device_adds_up_to_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_seconds", lambda engine, budget: 0.5)
+    forward = Adder()
+    forward.shared_by = 4
+    subject = engine(forward, 100)
+    subject.warm_up()
+    assert subject.tokens_per_second == 100 / 0.5 / 4
 
 
 def test_budget_is_bounded_by_memory_and_by_one_longest_review() -> None:

@@ -65,5 +65,6 @@ def test_only_a_small_batch_that_runs_alone_gets_all_cores() -> None:
             assert second == 1
     with shared.share(SMALL_BATCH + 1) as large:
         assert large == 1
+    assert (shared.sharers(SMALL_BATCH), shared.sharers(SMALL_BATCH + 1)) == (8, 1)
     with Cores(total=8, engines=1).share(10_000) as only:
         assert only == 8

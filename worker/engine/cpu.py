@@ -16,7 +16,6 @@ class CpuForward:
     """A `Forward` of engine.py, shared by all engines of the processor."""
 
     device = "cpu"
-    engines = 1
 
     def __init__(self, model: Model, cores: Cores, dtype: str, vocabulary: int, most_tokens: int) -> None:
         self.dtype = dtype
@@ -33,6 +32,9 @@ class CpuForward:
             torch.set_num_threads(threads)  # of this thread and those it will start; not of the other engines'
             probabilities: npt.NDArray[np.float32] = self._model(Batch.of(packed)).numpy()
         return probabilities
+
+    def sharers(self, tokens: int) -> int:
+        return self._cores.sharers(tokens)
 
     def warm_up(self) -> None:
         """Nothing: kernels are made at first use and kept."""

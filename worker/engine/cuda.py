@@ -51,7 +51,7 @@ class CudaForward:
     ) -> None:
         """`longest`: the most tokens of a sequence. `graphs`: whether the model launches the same kernels for every
         batch of a shape."""
-        self.engines = engines
+        self._engines = engines
         self.device = str(device)
         self.dtype = str(dtype).removeprefix("torch.")
         self.vocabulary = vocabulary
@@ -87,6 +87,9 @@ class CudaForward:
                     done.record(self._stream)
             done.synchronize()
             return answer.numpy()[: len(packed.order)]
+
+    def sharers(self, tokens: int) -> int:
+        return self._engines
 
     def warm_up(self) -> None:
         """Captures the graphs, smallest first, so that the first that holds a batch is the one to take; as many as the

@@ -29,8 +29,6 @@ class Forward(Protocol):
     device: str
     dtype: str
     vocabulary: int
-    engines: int
-    """How many engines share its speed; 1 where each has a part of the device to itself."""
     most_tokens: int
     """What the device's memory allows in one batch."""
     measured: tuple[int, float] | None
@@ -38,6 +36,10 @@ class Forward(Protocol):
 
     def __call__(self, packed: Packed) -> Probabilities:
         """Probabilities in the row's order. OutOfMemory or DeviceFault where the device says so."""
+        ...
+
+    def sharers(self, tokens: int) -> int:
+        """How many engines share the speed that a batch of so many tokens has when it runs alone."""
         ...
 
     def warm_up(self) -> None:
@@ -104,7 +106,8 @@ class Engine:
                 if not self.shrink():
                     raise OutOfMemory(f"{self.device}: a batch of one longest review does not fit its memory")
                 self._progress(f"{self.device}: out of memory, {self.token_budget:,} tokens a batch from now on")
-            self._forward.measured = self.token_budget, self.token_budget / seconds / self._forward.engines
+            rate = self.token_budget / seconds / self._forward.sharers(self.token_budget)
+            self._forward.measured = self.token_budget, rate
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
 

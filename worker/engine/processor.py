@@ -75,6 +75,10 @@ class Cores:
         self._running = 0
         self._lock = threading.Lock()
 
+    def sharers(self, tokens: int) -> int:
+        """How many engines share the cores of a batch of so many tokens that runs alone."""
+        return self._engines if tokens <= SMALL_BATCH else 1
+
     @contextmanager
     def share(self, tokens: int) -> Iterator[int]:
         """How many threads a forward over so many tokens may use while it runs."""
