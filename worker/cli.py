@@ -11,6 +11,7 @@ from schemas.datafiles import DataFileError
 from schemas.store import CheckpointError
 from worker import __version__
 from worker.configuration import ConfigurationError, load_settings
+from worker.faults import DeviceFault, OutOfMemory
 from worker.tools.bench_engine import bench_engine_command
 from worker.tools.bench_pipeline import bench_pipeline_command
 from worker.tools.classify import classify_command
@@ -27,7 +28,7 @@ from worker.tools.tail import tail_command
 from worker.tools.topics import topics_app
 from worker.transport.interface import TransportConfigurationError, TransportFault, TransportUnavailable
 
-FAULTS = (TransportFault, WorkerEnded)
+FAULTS = (TransportFault, WorkerEnded, OutOfMemory, DeviceFault)
 MISTAKES = (
     CheckpointError,
     ConfigurationError,

@@ -23,7 +23,7 @@ from worker.configuration import ConfigurationError, unknown_variables
 from worker.dead_letters import DeadLetterWriter
 from worker.decode import Decoder
 from worker.engine.choice import make_engines
-from worker.faults import OutOfMemory
+from worker.faults import DeviceFault, OutOfMemory
 from worker.health import Health
 from worker.http import HttpServer
 from worker.infer import InferStage
@@ -77,6 +77,9 @@ class Service:
         ) as error:  # fmt: skip
             print(f"review-worker: {error}", file=sys.stderr)
             return MISCONFIGURED
+        except DeviceFault as error:
+            log.error("fault: %s", error)
+            return FAULT
         except Stopped:
             return DRAINED
         code = self._watch(pipeline)

@@ -208,7 +208,8 @@ class EngineSettings(_Group):
         Field(description="For int8: a file (CSV, JSONL, Parquet) of 2,400 reviews such as come; keeps their labels."),
     ] = None
     token_budget: Annotated[
-        int | None, Field(ge=1, description="Tokens in one batch; found by measuring at warm-up where not given.")
+        int | None,
+        Field(ge=1, le=65_536, description="Tokens in one batch; found by measuring at warm-up where not given."),
     ] = None
 
     @model_validator(mode="after")

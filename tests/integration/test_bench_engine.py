@@ -35,6 +35,7 @@ def test_every_budget_is_measured_and_the_best_one_reported(
         (["--budgets", "x"], "above 0"),
         (["--input", "reviews.csv"], "needs --checkpoint"),
         (["--engine.device=simulated"], "computes nothing"),
+        (["--engine.token_budget=512"], "--budgets"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], cause: str) -> None:

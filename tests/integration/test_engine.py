@@ -80,6 +80,7 @@ def test_other_architectures_run_packed_where_they_can(tmp_path: Path, name: str
     assert type(engine._forward._model).__name__ == how
     assert np.abs(engine.classify(sequences) - expected).max() < 1e-5
     low = load_engine(checkpoint, BFLOAT16)
+    assert type(low._forward._model).__name__ == how
     assert 1e-5 < np.abs(low.classify(sequences) - expected).max() < 0.2
 
 

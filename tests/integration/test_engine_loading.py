@@ -1,21 +1,31 @@
 """From a checkpoint to engines: what is refused, and for which cause; what fits the memory; what each device gets."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from schemas.store import Checkpoint, CheckpointError
-from tests.fakes.classifiers import LONGEST, load_engine, make_checkpoint, reviews, seal
+from tests.fakes.classifiers import LONGEST, load_engine, make_checkpoint, reference, reviews, seal
 from worker.engine import load_engines, loading, stock
 from worker.engine.processor import cores
+from worker.faults import DeviceFault
 from worker.settings import EngineSettings
 
 FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=256)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gradients() -> Iterator[None]:
+    """Of this module only: others train."""
+    with torch.no_grad():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +88,100 @@ def test_what_is_no_classifier_into_the_labels_is_refused(tmp_path: Path, change
         load_engine(checkpoint, FLOAT32)
 
 
-def test_weights_that_are_not_what_the_config_says_are_refused(tmp_path: Path) -> None:
+def rewritten(directory: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Checkpoint:
+    """The checkpoint with other weights."""
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / "model.safetensors")
+    return seal(directory)
+
+
+def with_config(directory: Path, **changes: Any) -> Checkpoint:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, **changes}))
+    return seal(directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda weights: weights.update({"classifier.weight": weights["classifier.weight"][:1]}), r"\(1, 64\)"),
+        (lambda weights: weights.pop("bert.pooler.dense.bias"), "pooler.dense.bias is missing"),
+        (lambda weights: weights.update({"bert.encoder.layer.2.adapter": torch.ones(1)}), "adapter is of no layer"),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path: Path, change: Any, cause: str) -> None:
     make_checkpoint(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
-    with pytest.raises(CheckpointError, match="not the weights"):
-        load_engine(seal(tmp_path), FLOAT32)
+    with pytest.raises(CheckpointError, match=cause):
+        load_engine(rewritten(tmp_path, change), FLOAT32)
 
 
-def test_a_classifier_into_other_labels_than_its_config_says_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
+        ({"num_hidden_layers": 4}, "layer.3.* is missing"),
+        ({"num_attention_heads": 5}, "5 heads cannot share"),
+        ({"intermediate_size": 95}, "intermediate.dense.weight is"),
+        ({"model_type": "brand-new"}, "brand-new"),
+        ({"max_position_embeddings": LONGEST - 1}, f"recipe asks for {LONGEST}"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(tmp_path: Path, changes: dict[str, Any], cause: str) -> None:
     make_checkpoint(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    one = {name: weights[name][:1] for name in ("classifier.weight", "classifier.bias")}
-    save_file({name: tensor.clone() for name, tensor in (weights | one).items()}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="a classifier into 1 labels"):
-        load_engine(seal(tmp_path), FLOAT32)
-
-
-def test_what_transformers_does_not_know_is_refused(tmp_path: Path) -> None:
-    make_checkpoint(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "brand-new"}))
-    with pytest.raises(CheckpointError, match="brand-new") as caught:
-        load_engine(seal(tmp_path), FLOAT32)
+    with pytest.raises(CheckpointError, match=cause) as caught:
+        load_engine(with_config(tmp_path, **changes), FLOAT32)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_none_is_refused(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="no JSON object"):
+        load_engine(seal(tmp_path), FLOAT32)
+
+
+def test_what_transformers_would_leave_out_of_a_layer_is_refused(tmp_path: Path) -> None:
+    """transformers 5 has no relative positions: it would serve another model without a word."""
+    make_checkpoint(tmp_path)
+    name = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
+    rewritten(tmp_path, lambda weights: weights.update({name: torch.randn(127, 16)}))
+    with pytest.raises(CheckpointError, match=r"no use for these weights: .*distance_embedding"):
+        load_engine(with_config(tmp_path, position_embedding_type="relative_key"), FLOAT32)
+
+
+@pytest.mark.parametrize("name", ["Bert", "Roberta"])
+def test_a_model_without_numbers_never_serves(tmp_path: Path, name: str) -> None:
+    make_checkpoint(tmp_path, name)
+
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        next(tensor for key, tensor in weights.items() if "layer.1" in key).fill_(torch.nan)
+
+    with pytest.raises((CheckpointError, DeviceFault), match="no numbers"):
+        load_engine(rewritten(tmp_path, spoil), FLOAT32).warm_up()
+
+
+@pytest.mark.parametrize("name", ["ConvBert", "FNet"])
+def test_models_that_padding_changes_are_never_padded(tmp_path: Path, name: str) -> None:
+    checkpoint = make_checkpoint(tmp_path, name)
+    sequences = reviews([1, LONGEST, 7, 7, 2, 33, 7, 1, 12])
+    expected = np.concatenate([reference(tmp_path, [sequence]) for sequence in sequences])
+    assert np.abs(reference(tmp_path, sequences) - expected).max() > 0.1, (
+        "one that padding does not change shows nothing"
+    )
+    said: list[str] = []
+    engine = load_engine(checkpoint, FLOAT32, progress=said.append)
+    assert "only equal lengths together" in said[-1]
+    assert np.abs(engine.classify(sequences) - expected).max() < 1e-5
+
+
+def test_what_an_arithmetic_lacks_is_computed_in_float32(tmp_path: Path) -> None:
+    """As FNet's Fourier transform is in no bfloat16."""
+    checkpoint, said = make_checkpoint(tmp_path, "FNet"), list[str]()
+    engine = load_engine(checkpoint, FLOAT32.model_copy(update={"dtype": "bfloat16"}), progress=said.append)
+    assert engine.dtype == "float32" and any("cannot run in bfloat16" in line for line in said)
+    assert np.abs(engine.classify([[5, 6]]) - reference(tmp_path, [[5, 6]])).max() < 1e-5
 
 
 def test_memory_that_runs_out_in_the_trial_does_not_make_a_model_padded(

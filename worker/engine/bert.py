@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from worker.engine.attention import Batch, attend, attend_first
 from worker.engine.device import gpu_kernels
 from worker.engine.linear import Linear, WeightAndBias, WideProducts, prepare
-from worker.engine.spec import Activation, BertSpec
+from worker.engine.spec import Activation, BertSpec, shapes
 
 Weights = Mapping[str, torch.Tensor]
 MakeWide = Callable[[WeightAndBias, WeightAndBias, Activation], Linear]
@@ -28,8 +28,8 @@ class PackedBert:
     def __init__(
         self, spec: BertSpec, weights: Weights, device: torch.device, dtype: torch.dtype, wide: MakeWide = WideProducts
     ) -> None:
-        """KeyError or RuntimeError where the weights are not what the spec describes. `wide` is called once a layer,
-        in their order."""
+        """ValueError where the weights are not those of the spec. `wide` is called once a layer, in their order."""
+        _check(spec, weights)
         weights = {name: _placed(name, tensor, device, dtype) for name, tensor in weights.items()}
         embeddings = "bert.embeddings"
         self._words = weights[f"{embeddings}.word_embeddings.weight"]
@@ -42,12 +42,6 @@ class PackedBert:
         self._last = LastLayer(weights, names[-1], spec, wide)
         self._pooler = _part(weights, "bert.pooler.dense")
         self._classifier = _part(weights, "classifier")
-        if f"bert.encoder.layer.{spec.layers}.output.dense.weight" in weights:
-            raise RuntimeError(f"more than {spec.layers} layers")
-        if self._words.shape != (spec.vocabulary, spec.hidden) or len(self._places) != spec.positions:
-            raise RuntimeError(f"embeddings of shape {tuple(self._words.shape)}")
-        if spec.hidden % spec.heads:
-            raise RuntimeError(f"{spec.heads} heads do not share {spec.hidden} numbers")
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         x = self._norm(F.embedding(batch.ids, self._words), F.embedding(batch.positions, self._places))
@@ -124,24 +118,23 @@ class AfterAttention:
         return self._last_norm.of_product(self._wide, x, x)
 
 
-def random_weights(spec: BertSpec, labels: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Weights for measuring speed, which does not depend on their values: names and shapes are Hugging Face's."""
-    generator = torch.Generator().manual_seed(seed)
-    h, layer = spec.hidden, "bert.encoder.layer.{}"
-    norms = ["bert.embeddings.LayerNorm"]
-    dense = {"bert.pooler.dense": (h, h), "classifier": (labels, h)}
-    for name in map(layer.format, range(spec.layers)):
-        norms += [f"{name}.attention.output.LayerNorm", f"{name}.output.LayerNorm"]
-        dense |= {f"{name}.attention.self.{part}": (h, h) for part in ("query", "key", "value")}
-        dense |= {f"{name}.attention.output.dense": (h, h)}
-        dense |= {f"{name}.intermediate.dense": (spec.inner, h), f"{name}.output.dense": (h, spec.inner)}
-    embeddings = {"word": spec.vocabulary, "position": spec.positions, "token_type": 2}
-    matrices = {f"{name}.weight": shape for name, shape in dense.items()}
-    matrices |= {f"bert.embeddings.{name}_embeddings.weight": (rows, h) for name, rows in embeddings.items()}
-    weights = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in matrices.items()}
-    weights |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in dense.items()}
-    weights |= {f"{name}.weight": torch.ones(h) for name in norms} | {f"{name}.bias": torch.zeros(h) for name in norms}
-    return weights
+def random_weights(spec: BertSpec) -> dict[str, torch.Tensor]:
+    """Weights for measuring speed, which does not depend on their values."""
+    generator = torch.Generator().manual_seed(0)
+    ones = {name: torch.ones(shape) for name, shape in shapes(spec).items() if name.endswith("LayerNorm.weight")}
+    zeros = {name: torch.zeros(shape) for name, shape in shapes(spec).items() if name.endswith("bias")}
+    matrices = {name: shape for name, shape in shapes(spec).items() if len(shape) == 2}
+    return ones | zeros | {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in matrices.items()}
+
+
+def _check(spec: BertSpec, weights: Weights) -> None:
+    expected = shapes(spec)
+    for name, shape in expected.items():
+        if name not in weights or tuple(weights[name].shape) != shape:
+            found = f"is {tuple(weights[name].shape)}" if name in weights else "is missing"
+            raise ValueError(f"{name} {found}, {shape} expected")
+    if more := [name for name in weights if name.startswith("bert.encoder.") and name not in expected]:
+        raise ValueError(f"{more[0]} is of no layer there is")
 
 
 def _part(weights: Weights, name: str) -> WeightAndBias:

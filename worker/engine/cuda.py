@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from worker.engine.attention import Batch, Model
-from worker.engine.device import translated_faults
+from worker.engine.device import dtype_name, translated_faults
 from worker.engine.packing import Packed, Slots, pack
 from worker.faults import DeviceFault, OutOfMemory
 
@@ -53,7 +53,7 @@ class CudaForward:
         batch of a shape."""
         self._engines = engines
         self.device = str(device)
-        self.dtype = str(dtype).removeprefix("torch.")
+        self.dtype = dtype_name(dtype)
         self.vocabulary = vocabulary
         self.most_tokens = most_tokens
         self.measured: tuple[int, float] | None = None
@@ -119,6 +119,8 @@ class CudaForward:
             return self._model(Batch.of_slots(slots, here, packed.longest, groups))
 
     def _replay(self, graph: Graph, numbers: torch.Tensor) -> torch.Tensor:
+        if self._model is None:  # since the graph was chosen
+            raise DeviceFault("closed")
         with torch.cuda.stream(self._stream):
             graph.numbers.copy_(numbers, non_blocking=True)
             graph.graph.replay()

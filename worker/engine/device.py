@@ -14,7 +14,8 @@ import torch
 from worker.faults import DeviceFault, OutOfMemory
 
 _NO_MEMORY = (  # of torch, oneDNN, CUDA or Triton, cuBLAS
-    "can't allocate memory", "not enough memory", "could not create a memory", "out of memory", "ALLOC_FAILED",
+    "can't allocate memory", "not enough memory", "could not create a memory", "could not create a primitive",
+    "could not execute a primitive", "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
 _BROKEN = "CUDA error", "Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS"
 _log = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ def translated_faults() -> Iterator[None]:
         if isinstance(error, torch.AcceleratorError) or any(words in message for words in _BROKEN):
             raise DeviceFault(message) from error
         raise
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def devices(wanted: str) -> list[torch.device]:
@@ -85,6 +90,8 @@ def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
             raise ValueError(f"engine.dtype int8: only on processors with AVX512-VNNI, not on {device}")
     elif wanted != "auto":
         chosen: torch.dtype = getattr(torch, wanted)
+        if device.type == "cuda" and chosen != torch.float32 and torch.cuda.get_device_capability(device)[0] < 8:
+            raise ValueError(f"engine.dtype {wanted}: GPUs from Ampere on have its kernels, {device} is older")
         return chosen
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from worker.engine.budget import FIRST, MOST, best_budget
 from worker.engine.packing import Packed, pack, split
-from worker.faults import OutOfMemory
+from worker.faults import DeviceFault, OutOfMemory
 
 Probabilities = npt.NDArray[np.float32]
 MEASURED_SECONDS = 0.5
@@ -96,7 +96,7 @@ class Engine:
     def warm_up(self) -> None:
         """Finds the budget where none was given, runs it full, measures its rate and records what texts give.
 
-        OutOfMemory where not even one longest review fits.
+        OutOfMemory where not even one longest review fits; DeviceFault where the answers are no numbers.
         """
         if self._forward.measured is None:
             self._forward.warm_up()
@@ -110,6 +110,8 @@ class Engine:
             self._forward.measured = self.token_budget, rate
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)
+        if not np.isfinite(self._answers).all():
+            raise DeviceFault(f"{self.device}: the model gives no numbers in {self.dtype}")
 
     def self_test(self) -> bool:
         """Whether the device still gives what it gave at warm-up for the same texts; OutOfMemory."""

@@ -5,37 +5,40 @@ Knows how the parts fit together and nothing of what they do.
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from schemas.store import WEIGHTS, Checkpoint, CheckpointError
-from worker.engine.attention import Batch, Model
+from worker.engine.attention import Model
 from worker.engine.bert import PackedBert
 from worker.engine.budget import tokens_that_fit
 from worker.engine.calibration import int8_model
 from worker.engine.cpu import CpuForward
-from worker.engine.device import arithmetic, devices, translated_faults
-from worker.engine.engine import Engine, Forward, made_up_texts
-from worker.engine.packing import pack
+from worker.engine.device import arithmetic, devices, dtype_name, translated_faults
+from worker.engine.engine import Engine, Forward
+from worker.engine.packing import Packed
 from worker.engine.processor import Cores, cores, keep_freed_memory, memory_left
-from worker.engine.spec import bert_spec, head_problem
-from worker.faults import DeviceFault, OutOfMemory
+from worker.engine.spec import BertSpec, bert_spec, head_problem
+from worker.engine.stock import PaddedStock
+from worker.engine.trial import stock_model
+from worker.faults import OutOfMemory
 from worker.settings import EngineSettings
 
 Progress = Callable[[str], None]
-SAME = 1e-5
-"""Largest difference of a probability, in float32, at which packed answers count as the padded ones."""
-NEAR = 0.1
-"""The same in any arithmetic: rounding moves a random text less than that, a wrong kernel more."""
-INT8_COPIES = 4
-"""How much of its file int8 takes to load: the file, float32 to compare with, its own, and some to compute in."""
+STOCK_COPIES, INT8_COPIES = 2, 4
+"""How much of its file a model takes to load: stock ones are tried in two forms; int8 has the file, float32 to compare
+with, its own, and some to compute in."""
+UNCOUNTED = 1.5
 
 
 def load_engines(
@@ -58,25 +61,39 @@ def load_engines(
 def _on(
     device: torch.device, checkpoint: Checkpoint, settings: EngineSettings, progress: Progress, successor: bool
 ) -> list[Engine]:
-    manifest = checkpoint.manifest
-    engines = cores() if device.type == "cpu" else 2
     dtype = arithmetic(settings.dtype, device)
-    name = "int8" if settings.dtype == "int8" else _name(dtype)
+    name = "int8" if settings.dtype == "int8" else dtype_name(dtype)
     torch.set_num_threads(cores())  # the container's, where torch sees the machine's
     if device.type == "cpu":
         keep_freed_memory()
     progress(f"loading {checkpoint.ref} onto {device} in {name}")
-    config = _config(checkpoint)
+    manifest = checkpoint.manifest
+    longest = manifest.recipe.max_length
+    config, spec = _config(checkpoint)
+    if name == "int8" and spec is None:
+        raise CheckpointError(f"{checkpoint.ref}: int8 is for stock BERT only, this is {config.get('model_type')}")
+    copies = STOCK_COPIES if spec is None else INT8_COPIES if name == "int8" else 1
+    needed = (checkpoint.directory / WEIGHTS).stat().st_size * copies
+    if needed > memory_left():
+        raise CheckpointError(f"{checkpoint.ref}: {needed >> 20:,} MiB, {memory_left() >> 20:,} MiB are left")
+    forward_of = functools.partial(_forward, checkpoint, config, device)
     try:
         with translated_faults():
-            model, parameters = _model(checkpoint, config, device, dtype, settings, progress)
+            if spec is None:
+
+                def run(model: Model, dtype: torch.dtype, packed: Packed) -> npt.NDArray[np.float32]:
+                    return forward_of(model, dtype, dtype_name(dtype), engines=1, later=0)(packed)
+
+                model, dtype = stock_model(checkpoint.directory, longest, device, dtype, run, progress)
+                name = dtype_name(dtype)
+            else:
+                model = _bert(
+                    checkpoint, spec, device, dtype, settings.calibration if name == "int8" else None, progress
+                )
     except OutOfMemory:
         raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        path = checkpoint.directory / WEIGHTS
-        raise CheckpointError(f"{path}: not the weights that config.json describes ({error})") from None
-    longest = manifest.recipe.max_length
-    forward = _forward(model, config, device, dtype, name, parameters, engines, longest, later=0 if successor else 1)
+    engines = cores() if device.type == "cpu" else 2
+    forward = forward_of(model, dtype, name, engines, later=0 if successor else 1)
     if forward.most_tokens < longest:
         raise CheckpointError(
             f"{checkpoint.ref}: a batch of one longest review does not fit the memory left on {device}"
@@ -84,117 +101,74 @@ def _on(
     return [Engine(forward, manifest.labels, longest, settings.token_budget, progress) for _ in range(engines)]
 
 
-def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _config(checkpoint: Checkpoint) -> tuple[dict[str, Any], BertSpec | None]:
     path = checkpoint.directory / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError("no JSON object")
         problem = head_problem(config, len(checkpoint.manifest.labels))
+        spec = bert_spec(config)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+    longest = checkpoint.manifest.recipe.max_length
+    if spec and longest > spec.positions:
+        problem = f"reads {spec.positions} tokens, its recipe asks for {longest}"
     if problem:
         raise CheckpointError(f"{path}: {problem}")
-    return config
+    return config, spec
 
 
-def _model(
-    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype,
-    settings: EngineSettings, progress: Progress,
-) -> tuple[Model, int]:  # fmt: skip
-    """The model on its device, and how many parameters it has."""
+def _bert(
+    checkpoint: Checkpoint, spec: BertSpec, device: torch.device, dtype: torch.dtype, calibration: str | None,
+    progress: Progress,
+) -> Model:  # fmt: skip
+    """Calibrated for int8 where there is what to calibrate it on."""
     path = checkpoint.directory / WEIGHTS
-    longest = checkpoint.manifest.recipe.max_length
-    spec = bert_spec(config)
-    int8 = settings.calibration if settings.dtype == "int8" else None
-    needed = path.stat().st_size * (INT8_COPIES if int8 else 1)
-    if needed > memory_left():
-        raise CheckpointError(f"{checkpoint.ref}: {needed >> 20:,} MiB, {memory_left() >> 20:,} MiB are left")
-    if int8 and spec is None:
-        raise CheckpointError(f"{checkpoint.ref}: int8 is for stock BERT only, this is {config.get('model_type')}")
-    if spec is None:
-        return _stock(checkpoint, config, device, dtype, progress)
-    if longest > spec.positions:
-        raise CheckpointError(f"{checkpoint.ref}: reads {spec.positions} tokens, its recipe asks for {longest}")
-    weights = load_file(path)
-    if len(weights["classifier.weight"]) != len(checkpoint.manifest.labels):
-        raise RuntimeError(f"a classifier into {len(weights['classifier.weight'])} labels")
-    parameters = sum(tensor.numel() for tensor in weights.values())
-    if int8:
-        return int8_model(checkpoint, spec, weights, dtype, int8, progress), parameters
-    return PackedBert(spec, weights, device, dtype), parameters
-
-
-def _stock(
-    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, progress: Progress
-) -> tuple[Model, int]:
-    """Any other classifier: packed where, at load, that gives what it gives padded; else padded."""
-    from worker.engine.stock import PaddedStock, load_stock
-
-    packed, parameters = _packed_stock(checkpoint, config, device, dtype)
-    if not isinstance(packed, str):
-        return packed, parameters
-    progress(f"{config.get('model_type')} cannot run packed ({packed}): padded, in batches of similar length")
-    return PaddedStock(load_stock(checkpoint.directory).to(device, dtype)), parameters
-
-
-def _packed_stock(
-    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
-) -> tuple[Model | str, int]:
-    """The model, or why it cannot run so; and how many parameters it has."""
-    from worker.engine.stock import PackedStock, PaddedStock, load_stock
-
-    stock = load_stock(checkpoint.directory)
-    parameters = sum(parameter.numel() for parameter in stock.parameters())
-    texts = made_up_texts(config["vocab_size"], checkpoint.manifest.recipe.max_length)
-    with torch.inference_mode():
-        batch = Batch.of(pack(texts))
-        try:
-            with translated_faults():
-                expected = PaddedStock(stock)(batch)
-        except OutOfMemory:
-            raise
-        except Exception as error:  # too few positions, no padding token, …: whatever its classes say
-            cause = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise CheckpointError(f"{checkpoint.ref}: cannot classify {len(texts[-1])} tokens ({cause})") from None
-        try:
-            with translated_faults():
-                packed = PackedStock(stock)
-                problem = _unlike(packed(batch).numpy(), expected.numpy(), SAME)
-                if problem is None:  # and on its device, where products and attention may be others
-                    packed.place(dtype, device)
-                    placed = _forward(packed, config, device, dtype, _name(dtype), parameters, 1, len(texts[-1]), 0)
-                    problem = _unlike(placed(pack(texts)), expected.numpy(), NEAR)
-        except (OutOfMemory, DeviceFault):
-            raise
-        except Exception as error:  # whatever classes do that were never made for this
-            problem = type(error).__name__
-    return problem or packed, parameters
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _unlike(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], most: float) -> str | None:
-    difference = np.abs(found - expected).max()
-    return None if difference <= most else f"answers differ by {difference:.1g}"
+    try:
+        weights = load_file(path)
+        if calibration:
+            return int8_model(checkpoint, spec, weights, dtype, calibration, progress)
+        return PackedBert(spec, weights, device, dtype)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the weights that config.json describes ({error})") from None
 
 
 def _forward(
-    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, name: str, parameters: int,
-    engines: int, longest: int, later: int,
+    checkpoint: Checkpoint, config: Mapping[str, Any], device: torch.device, model: Model, dtype: torch.dtype,
+    name: str, engines: int, later: int,
 ) -> Forward:  # fmt: skip
-    hidden = config.get("hidden_size") or config.get("dim") or 768
-    inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
-    # What is alive at once: input, query, key, value, context and both sides of the wide products, and as much again.
-    per_token = (6 * hidden + 2 * inner) * dtype.itemsize
-    if device.type == "cpu" and dtype == torch.bfloat16:  # attention by products: scores, in float32, and weights
-        per_token += longest * (config.get("num_attention_heads") or config.get("n_heads") or 12) * 8
-    model_bytes = parameters * dtype.itemsize
+    """`model` as it runs on its device for so many engines, with room left for so many `later` models beside it."""
+    longest = checkpoint.manifest.recipe.max_length
+    vocabulary: int = config.get("vocab_size", BertSpec().vocabulary)
+    room = memory_left() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    model_bytes = _parameters(checkpoint.directory / WEIGHTS) * dtype.itemsize
+    per_token = _bytes_per_token(model, config, device, dtype, longest)
+    fits = tokens_that_fit(room, model_bytes, per_token, engines, later)
     if device.type == "cpu":
-        fits = tokens_that_fit(memory_left(), model_bytes, per_token, engines, later)
-        return CpuForward(model, Cores(cores(), engines), name, config["vocab_size"], fits)
+        return CpuForward(model, Cores(cores(), engines), name, vocabulary, fits)
     from worker.engine.cuda import CudaForward
 
-    fits = tokens_that_fit(torch.cuda.mem_get_info(device)[0], model_bytes, per_token, engines, later)
-    known = isinstance(model, PackedBert)
-    return CudaForward(model, device, dtype, config["vocab_size"], fits, longest, engines, graphs=known)
+    return CudaForward(model, device, dtype, vocabulary, fits, longest, engines, graphs=isinstance(model, PackedBert))
+
+
+def _bytes_per_token(
+    model: Model, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype, longest: int
+) -> int:
+    """What a batch takes, a token; measured peaks were 1.2 to 1.4 times what is counted here before `UNCOUNTED`."""
+    hidden = config.get("hidden_size") or config.get("dim") or 768
+    inner = config.get("intermediate_size") or config.get("hidden_dim") or 4 * hidden
+    heads = config.get("num_attention_heads") or config.get("n_heads") or 12
+    # What is alive at once: input, query, key, value, context and both sides of the wide products, and as much again.
+    counted = (6 * hidden + 2 * inner) * dtype.itemsize
+    if isinstance(model, PaddedStock):  # scores, weights, and in DeBERTa those of places
+        counted += longest * heads * 5 * 4
+    elif device.type == "cpu" and dtype == torch.bfloat16:  # attention by products: scores, in float32, and weights
+        counted += longest * heads * 8
+    return int(counted * UNCOUNTED)
+
+
+def _parameters(path: Path) -> int:
+    with safe_open(path, framework="numpy") as file:
+        names: list[str] = file.keys()
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)

@@ -1,7 +1,7 @@
 """Hugging Face's own classifiers of any other architecture, packed where that gives their padded answer, else padded.
 
 Their bodies run over the packed row through an attention of ours (`transformers.AttentionInterface`); their heads see
-first tokens only. Whether a model can be run so is not looked up but tried (loading.py).
+first tokens only. Whether a model can be run so is not looked up but tried (trial.py).
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ def load_stock(directory: Path) -> nn.Module:
         raise CheckpointError(f"{directory}: {str(error).partition('. ')[0].partition(chr(10))[0]}") from None
     if info["missing_keys"] or info["mismatched_keys"]:
         raise CheckpointError(f"{directory}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
+    # A pooler or a head of its training may be left over; what is left over of a layer is a model of another kind, as
+    # relative positions are for transformers 5.
+    if more := sorted(name for name in info["unexpected_keys"] if ".layer." in name or ".layers." in name):
+        raise CheckpointError(
+            f"{directory}: transformers' {type(model).__name__} has no use for these weights: {', '.join(more)[:200]}"
+        )
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # it may still be the file, which may change
     loaded: nn.Module = model.eval()
@@ -46,14 +52,17 @@ def load_stock(directory: Path) -> nn.Module:
 class PaddedStock:
     """A stock model as it is, over padded batches of similar length: batch → probabilities."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, together: bool = True) -> None:
+        """`together`: whether different lengths may share a batch; else nothing is ever padded."""
         self._model = model
         self._pad = model.config.pad_token_id or 0
+        self._together = together
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         lengths = torch.tensor([group.length for group in batch.groups for _ in range(group.sequences)])
+        equal = [(group.first, group.first + group.sequences) for group in batch.groups]
         results = []
-        for first, end in similar(lengths.tolist()):
+        for first, end in similar(lengths.tolist()) if self._together else equal:
             width = torch.arange(int(lengths[first]), device=batch.ids.device)
             mask = width < lengths[first:end, None].to(batch.ids.device)
             rows = (batch.starts[first:end, None] + width).clamp_(max=len(batch.ids) - 1)

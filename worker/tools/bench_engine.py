@@ -51,6 +51,8 @@ def bench_engine_command(
         raise typer.BadParameter(f"--budgets {budgets!r}: expected numbers above 0, separated by commas")
     wanted = list(map(int, budgets.split(",")))
     settings = load_settings(None, context.args)
+    if settings.engine.token_budget is not None:
+        raise typer.BadParameter("--engine.token_budget: here --budgets says which to try")
     if settings.engine.device.startswith("simulated"):
         raise typer.BadParameter("a simulated device computes nothing that could be measured")
     if settings.engine.dtype == "int8" and checkpoint is None:
@@ -157,6 +159,8 @@ def _reviews(checkpoint: Checkpoint, path: str | None) -> list[list[int]]:
         recipe = checkpoint.manifest.recipe
         events = (json.loads(event) for _, event in read_events(path, skip_bad_rows=True, bad=[]))
         texts = [render(recipe, event) for event in events if str(event.get("text", "")).strip()]
+        if not texts:
+            raise typer.BadParameter(f"--input {path}: no reviews in it")
         return [tokens.ids for tokens in tokenize(load_tokenizer(checkpoint).encode_batch_fast, recipe, texts)]
     counts = json.loads(LENGTHS.read_text())["reviews_of_each_length"]
     vocabulary = json.loads((checkpoint.directory / "config.json").read_bytes())["vocab_size"]
