@@ -174,7 +174,14 @@ def test_self_test_tells_a_device_that_answers_differently(checkpoint: Checkpoin
     assert not engine.self_test()
 
 
-@pytest.mark.parametrize("message", ["CUDA out of memory", "DefaultCPUAllocator: not enough memory"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory",
+        "DefaultCPUAllocator: not enough memory",
+        "could not create a primitive",
+    ],  # as oneDNN says it
+)
 def test_out_of_memory_says_so_and_lets_go_of_what_the_batch_held(checkpoint: Checkpoint, message: str) -> None:
     engine = load_engine(checkpoint, FLOAT32)
     held: list[weakref.ref[torch.Tensor]] = []
