@@ -1,6 +1,8 @@
 """From a checkpoint to engines: what is refused, and for which cause; what fits the memory; what each device gets."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,3 +193,9 @@ def test_memory_that_runs_out_in_the_trial_does_not_make_a_model_padded(
     monkeypatch.setattr(stock.PackedStock, "place", Mock(side_effect=RuntimeError("CUDA out of memory")))
     with pytest.raises(CheckpointError, match="does not fit the memory"):
         load_engine(checkpoint, FLOAT32)
+
+
+def test_a_bert_is_loaded_without_transformers() -> None:
+    """Which takes as long to import as everything else together."""
+    code = "import sys, worker.engine.loading; sys.exit('transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -29,8 +29,6 @@ from worker.engine.engine import Engine, Forward
 from worker.engine.packing import Packed
 from worker.engine.processor import Cores, cores, keep_freed_memory, memory_left
 from worker.engine.spec import BertSpec, bert_spec, head_problem
-from worker.engine.stock import PaddedStock
-from worker.engine.trial import stock_model
 from worker.faults import OutOfMemory
 from worker.settings import EngineSettings
 
@@ -80,6 +78,7 @@ def _on(
     try:
         with translated_faults():
             if spec is None:
+                from worker.engine.trial import stock_model  # with transformers, which takes seconds to import
 
                 def run(model: Model, dtype: torch.dtype, packed: Packed) -> npt.NDArray[np.float32]:
                     return forward_of(model, dtype, dtype_name(dtype), engines=1, later=0)(packed)
@@ -161,7 +160,7 @@ def _bytes_per_token(
     heads = config.get("num_attention_heads") or config.get("n_heads") or 12
     # What is alive at once: input, query, key, value, context and both sides of the wide products, and as much again.
     counted = (6 * hidden + 2 * inner) * dtype.itemsize
-    if isinstance(model, PaddedStock):  # scores, weights, and in DeBERTa those of places
+    if not isinstance(model, PackedBert):  # padded it has scores, weights, and in DeBERTa those of places
         counted += longest * heads * 5 * 4
     elif device.type == "cpu" and dtype == torch.bfloat16:  # attention by products: scores, in float32, and weights
         counted += longest * heads * 8
