@@ -49,6 +49,7 @@ def test_every_answer_is_the_padded_model_s(tmp_path: Path, name: str, dtype: st
     checkpoint = make_checkpoint(tmp_path, name)
     engine = load_engine(checkpoint, EngineSettings(device="cuda", dtype=dtype, token_budget=20_000))
     engine.warm_up()
+    assert engine.dtype == dtype
     for seed, lengths in enumerate(BATCHES):  # each after a batch of another shape: graphs and kernels alternate
         sequences = reviews(lengths, seed)
         with torch.no_grad():

@@ -22,6 +22,7 @@ NAMED_OTHERWISE: dict[str, dict[str, int]] = {
     "Electra": {"embedding_size": 32},
     "DistilBert": {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96},
     "Albert": {"embedding_size": 32},
+    "GPT2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64},
 }
 """Sizes that an architecture calls by names of its own."""
 

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -196,6 +197,13 @@ def test_out_of_memory_says_so_and_lets_go_of_what_the_batch_held(checkpoint: Ch
         engine.classify([[1, 2]])
     assert held[0]() is None, "a retry would find the memory still taken"
     del caught
+
+
+def test_what_onednn_cannot_compute_is_no_lack_of_memory(checkpoint: Checkpoint) -> None:
+    engine = load_engine(checkpoint, FLOAT32)
+    engine._forward._model = Mock(side_effect=RuntimeError("could not create a primitive descriptor for a matmul"))
+    with pytest.raises(RuntimeError, match="descriptor"):
+        engine.classify([[1, 2]])
 
 
 def test_a_lost_device_is_no_records_fault(checkpoint: Checkpoint) -> None:

@@ -116,3 +116,16 @@ def without_a_gpu() -> Any:
             return {"empty": empty}.get(name) or getattr(torch, name)
 
     return Torch()
+
+
+def test_models_that_know_no_ranges_still_get_their_groups(forward: cuda.CudaForward) -> None:
+    seen: list[Batch] = []
+
+    def model(batch: Batch) -> torch.Tensor:
+        seen.append(batch)
+        return torch.zeros(len(batch.starts), 2)
+
+    forward._model = model
+    packed = pack(reviews([3, 3, 5]))
+    forward(packed)
+    assert seen[0].ranges is not None and list(seen[0].groups) == packed.groups

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from schemas.store import Checkpoint, CheckpointError
+from tests.fakes.checkpoint import make_checkpoint as make_store
 from tests.fakes.classifiers import LONGEST, load_engine, make_checkpoint, reference, reviews, seal
 from worker.engine import load_engines, loading, stock
 from worker.engine.processor import cores
@@ -153,14 +154,14 @@ def test_what_transformers_would_leave_out_of_a_layer_is_refused(tmp_path: Path)
         load_engine(with_config(tmp_path, position_embedding_type="relative_key"), FLOAT32)
 
 
-@pytest.mark.parametrize("name", ["Bert", "Roberta"])
-def test_a_model_without_numbers_never_serves(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "error"), [("Bert", DeviceFault), ("Roberta", CheckpointError)])
+def test_a_model_without_numbers_never_serves(tmp_path: Path, name: str, error: type[Exception]) -> None:
     make_checkpoint(tmp_path, name)
 
     def spoil(weights: dict[str, torch.Tensor]) -> None:
         next(tensor for key, tensor in weights.items() if "layer.1" in key).fill_(torch.nan)
 
-    with pytest.raises((CheckpointError, DeviceFault), match="no numbers"):
+    with pytest.raises(error, match="no numbers"):
         load_engine(rewritten(tmp_path, spoil), FLOAT32).warm_up()
 
 
@@ -195,7 +196,33 @@ def test_memory_that_runs_out_in_the_trial_does_not_make_a_model_padded(
         load_engine(checkpoint, FLOAT32)
 
 
-def test_a_bert_is_loaded_without_transformers() -> None:
+def test_texts_of_one_length_must_go_together(tmp_path: Path) -> None:
+    """A decoder without a padding token takes one text at a time."""
+    checkpoint = make_checkpoint(tmp_path, "GPT2", pad_token_id=None)
+    with pytest.raises(CheckpointError, match="texts of one length together"):
+        load_engine(checkpoint, FLOAT32)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": "3"}, {"hidden_size": 32}, {"num_labels": 2, "id2label": []}])
+def test_a_stock_config_of_another_model_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    make_checkpoint(tmp_path, "Roberta")
+    with pytest.raises(CheckpointError) as caught:
+        load_engine(with_config(tmp_path, **change), FLOAT32)
+    assert "\n" not in str(caught.value)
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from schemas.store import fetch
+from worker.engine import load_engines
+from worker.settings import EngineSettings
+load_engines(fetch(sys.argv[1], Path(sys.argv[2])), EngineSettings(device="cpu"))
+sys.exit("transformers" in sys.modules)
+"""
+
+
+def test_a_bert_is_loaded_without_transformers(tmp_path: Path) -> None:
     """Which takes as long to import as everything else together."""
-    code = "import sys, worker.engine.loading; sys.exit('transformers' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    store = make_store(tmp_path / "bert", ["good", "bad"])
+    subprocess.run([sys.executable, "-c", LOAD, str(store), str(tmp_path / "cache")], check=True, timeout=120)

@@ -62,13 +62,12 @@ class Batch:
 
     @classmethod
     def of_slots(
-        cls, slots: Slots, numbers: torch.Tensor, longest: int, groups: Sequence[Group] | None = None
+        cls, slots: Slots, numbers: torch.Tensor, longest: int, groups: Sequence[Group] = (), ranges: bool = True
     ) -> Batch:
-        """What `slots` filled, on its device: with ranges, or with the batch's groups where those are given."""
+        """What `slots` filled, on its device; a graph, whose batches differ, has no groups."""
         ids, positions, begins, ends, starts, offsets, first_offsets = torch.split(numbers, slots.sizes)
-        if groups is not None:
-            return cls(ids, positions, starts, groups, longest)
-        return cls(ids, positions, starts, [], longest, Ranges(begins, ends, offsets, first_offsets))
+        found = Ranges(begins, ends, offsets, first_offsets) if ranges else None
+        return cls(ids, positions, starts, groups, longest, found)
 
     @functools.cached_property
     def padded(self) -> list[Padded]:

@@ -13,7 +13,7 @@ from worker.settings import EngineSettings
 def make_engines(
     checkpoint: Checkpoint, settings: EngineSettings, progress: Callable[[str], None] = lambda message: None
 ) -> Sequence[Any]:
-    """One engine a device, not warm yet; ConfigurationError where there is no such device."""
+    """One engine a core, or two a GPU, not warm yet; ConfigurationError where there is no such device."""
     try:
         if settings.device.startswith("simulated"):
             from worker.engine.simulated import SimulatedEngine

@@ -10,6 +10,7 @@ from worker.engine.attention import Batch, Model
 from worker.engine.device import translated_faults
 from worker.engine.packing import Packed
 from worker.engine.processor import Cores
+from worker.faults import DeviceFault
 
 
 class CpuForward:
@@ -27,7 +28,8 @@ class CpuForward:
 
     @torch.inference_mode()
     def __call__(self, packed: Packed) -> npt.NDArray[np.float32]:
-        assert self._model is not None, "closed"
+        if self._model is None:
+            raise DeviceFault("closed")
         with self._cores.share(packed.tokens) as threads, translated_faults():
             torch.set_num_threads(threads)  # of this thread and those it will start; not of the other engines'
             probabilities: npt.NDArray[np.float32] = self._model(Batch.of(packed)).numpy()

@@ -115,8 +115,7 @@ class CudaForward:
         self._stream.wait_stream(self._copies)
         here.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
-            groups = None if self._varlen else packed.groups
-            return self._model(Batch.of_slots(slots, here, packed.longest, groups))
+            return self._model(Batch.of_slots(slots, here, packed.longest, packed.groups, ranges=self._varlen))
 
     def _replay(self, graph: Graph, numbers: torch.Tensor) -> torch.Tensor:
         if self._model is None:  # since the graph was chosen

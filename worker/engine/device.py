@@ -14,9 +14,10 @@ import torch
 from worker.faults import DeviceFault, OutOfMemory
 
 _NO_MEMORY = (  # of torch, oneDNN, CUDA or Triton, cuBLAS
-    "can't allocate memory", "not enough memory", "could not create a memory", "could not create a primitive",
-    "could not execute a primitive", "out of memory", "ALLOC_FAILED",
+    "can't allocate memory", "not enough memory", "could not create a memory", "out of memory", "ALLOC_FAILED",
 )  # fmt: skip
+# oneDNN's too, and nothing more: of what it cannot compute at all it says "could not create a primitive descriptor …".
+_NO_MEMORY_EITHER = "could not create a primitive", "could not execute a primitive"
 _BROKEN = "CUDA error", "Error [CUDA]", "CUBLAS_STATUS", "CUDNN_STATUS"
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def translated_faults() -> Iterator[None]:
         raise OutOfMemory(str(error).partition("\n")[0]) from error
     except RuntimeError as error:
         message = str(error).partition("\n")[0]
-        if any(words in message for words in _NO_MEMORY):
+        if message in _NO_MEMORY_EITHER or any(words in message for words in _NO_MEMORY):
             traceback.clear_frames(error.__traceback__)
             raise OutOfMemory(message) from error
         # The context is lost: every later call on the device fails too.
@@ -80,7 +81,7 @@ def gpu_kernels(device: torch.device) -> Any:
 
 def arithmetic(wanted: str, device: torch.device) -> torch.dtype:
     """The type that a setting names, beside int8 the one for all else; `auto` is the fastest that keeps the labels.
-    ValueError where the device has no int8.
+    ValueError where the device has no int8 or, as GPUs before Ampere, no kernels of half precision.
 
     That is bfloat16 wherever the device multiplies it natively: GPUs from Ampere on, processors with AMX (8 times
     float32's rate) or AVX512-BF16 (twice). tests/benchmarks/equality.py shows that it keeps the labels.

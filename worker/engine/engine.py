@@ -106,7 +106,8 @@ class Engine:
                 if not self.shrink():
                     raise OutOfMemory(f"{self.device}: a batch of one longest review does not fit its memory")
                 self._progress(f"{self.device}: out of memory, {self.token_budget:,} tokens a batch from now on")
-            rate = self.token_budget / seconds / self._forward.sharers(self.token_budget)
+            measured = sum(map(len, fill(self._texts, self.token_budget)))
+            rate = self.token_budget / seconds / self._forward.sharers(measured)
             self._forward.measured = self.token_budget, rate
         self.token_budget, self.tokens_per_second = self._forward.measured
         self._answers = self.classify(self._texts)

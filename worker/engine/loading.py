@@ -33,9 +33,9 @@ from worker.faults import OutOfMemory
 from worker.settings import EngineSettings
 
 Progress = Callable[[str], None]
-STOCK_COPIES, INT8_COPIES = 2, 4
-"""How much of its file a model takes to load: stock ones are tried in two forms; int8 has the file, float32 to compare
-with, its own, and some to compute in."""
+STOCK_COPIES, INT8_COPIES = 3, 4
+"""How often a model is in memory while it loads: stock ones unpacked, packed, and as products want them; int8 has the
+file, float32 to compare with, its own, and some to compute in."""
 UNCOUNTED = 1.5
 
 
@@ -62,8 +62,6 @@ def _on(
     dtype = arithmetic(settings.dtype, device)
     name = "int8" if settings.dtype == "int8" else dtype_name(dtype)
     torch.set_num_threads(cores())  # the container's, where torch sees the machine's
-    if device.type == "cpu":
-        keep_freed_memory()
     progress(f"loading {checkpoint.ref} onto {device} in {name}")
     manifest = checkpoint.manifest
     longest = manifest.recipe.max_length
@@ -91,6 +89,10 @@ def _on(
                 )
     except OutOfMemory:
         raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
+    if device.type == "cpu":
+        keep_freed_memory()
+    else:
+        torch.cuda.empty_cache()  # of forms that were tried
     engines = cores() if device.type == "cpu" else 2
     forward = forward_of(model, dtype, name, engines, later=0 if successor else 1)
     if forward.most_tokens < longest:
@@ -111,6 +113,8 @@ def _config(checkpoint: Checkpoint) -> tuple[dict[str, Any], BertSpec | None]:
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     longest = checkpoint.manifest.recipe.max_length
+    if spec is None and "vocab_size" not in config:
+        problem = "no vocab_size"
     if spec and longest > spec.positions:
         problem = f"reads {spec.positions} tokens, its recipe asks for {longest}"
     if problem:

@@ -1,4 +1,4 @@
-"""Hugging Face's own classifiers of any other architecture, packed where that gives their padded answer, else padded.
+"""Hugging Face's own classifiers of any other architecture: packed, padded, or equal lengths together.
 
 Their bodies run over the packed row through an attention of ours (`transformers.AttentionInterface`); their heads see
 first tokens only. Whether a model can be run so is not looked up but tried (trial.py).
@@ -18,24 +18,35 @@ from transformers.utils import logging
 
 from schemas.store import CheckpointError
 from worker.engine.attention import Batch, attend
+from worker.engine.device import translated_faults
 from worker.engine.linear import prepare
 from worker.engine.packing import similar
+from worker.faults import OutOfMemory
 
 ATTENTION = "review_worker_packed"
 
 
+def said(error: Exception) -> str:
+    """Its first line, and its name where that says more."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return line[:200] if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {line[:200]}"
+
+
 def load_stock(directory: Path) -> nn.Module:
     """The checkpoint's own model class in float32, from safetensors only; CheckpointError where transformers has no
-    such class or weights are missing."""
+    such class, where weights are missing, and where it has no use for some of a layer's. OutOfMemory."""
     logging.disable_progress_bar()
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            directory, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
-            output_loading_info=True,
-        )  # fmt: skip
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{directory}: {str(error).partition('. ')[0].partition(chr(10))[0]}") from None
-    if info["missing_keys"] or info["mismatched_keys"]:
+        with translated_faults():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                directory, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32,
+                output_loading_info=True,
+            )  # fmt: skip
+    except OutOfMemory:
+        raise
+    except Exception as error:  # safetensors, its config's checks and transformers each raise their own
+        raise CheckpointError(f"{directory}: {said(error)}") from None
+    if info["missing_keys"]:
         raise CheckpointError(f"{directory}: weights are missing: {', '.join(sorted(info['missing_keys']))[:200]}")
     # A pooler or a head of its training may be left over; what is left over of a layer is a model of another kind, as
     # relative positions are for transformers 5.
@@ -86,7 +97,7 @@ class PackedStock:
         """Puts the body onto the device in `dtype` and prepares its products; pooler and head stay in float32."""
         body = getattr(self._model, self._model.base_model_prefix).body.to(dtype)
         self._model.to(device)
-        for module in list(body.modules()):
+        for module in [module for module in body.modules() if type(module) is not nn.Linear]:  # each goes once replaced
             for name, child in list(module.named_children()):
                 if type(child) is nn.Linear and child.bias is not None:
                     setattr(module, name, _Prepared(child))

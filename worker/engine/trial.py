@@ -19,7 +19,7 @@ from worker.engine.attention import Batch, Model
 from worker.engine.device import dtype_name, translated_faults
 from worker.engine.engine import made_up_texts
 from worker.engine.packing import Packed, pack
-from worker.engine.stock import PackedStock, PaddedStock, load_stock
+from worker.engine.stock import PackedStock, PaddedStock, load_stock, said
 from worker.faults import DeviceFault, OutOfMemory
 
 T = TypeVar("T")
@@ -27,11 +27,13 @@ Probabilities = npt.NDArray[np.float32]
 Run = Callable[[Model, torch.dtype, Packed], Probabilities]
 """A placed model's answers on its device."""
 
-SAME = 1e-5
-"""Largest difference of a probability, in float32, at which a form answers as each text alone."""
+SAME, SAME_LOG = 1e-5, 1e-3
+"""Largest differences, in float32, of probabilities and of their logarithms at which a form answers as each text does
+alone. The latter tell where a model is sure of everything."""
 NOISE, SLACK = 2.0, 0.02
-"""In lower arithmetic packed may be so many times as far from float32 as unpacked, and this much: a wrong kernel is
-further off."""
+"""In lower arithmetic packed may be so many times as far from float32 as unpacked is, and this much, by rounding."""
+TWICE = 4
+"""How many of the shortest texts come twice: equal lengths share a batch in every form."""
 
 
 @torch.inference_mode()
@@ -40,51 +42,64 @@ def stock_model(
 ) -> tuple[Model, torch.dtype]:
     """The model on its device, and the arithmetic it is in: float32 where it cannot run, or has no numbers, in `dtype`.
 
-    CheckpointError where it cannot classify `longest` tokens; OutOfMemory, DeviceFault.
+    CheckpointError where it can classify neither `longest` tokens nor texts of one length together; OutOfMemory,
+    DeviceFault.
     """
     stock: Any = load_stock(directory)
     kind = stock.config.model_type
-    texts = pack(made_up_texts(stock.config.vocab_size, longest))
-    batch = Batch.of(texts)
-    alone = _tried(lambda: PaddedStock(stock, together=False)(batch).numpy())
+    texts = made_up_texts(stock.config.vocab_size, longest)
+    packed = pack(texts + texts[:TWICE])
+    batch = Batch.of(packed)
+
+    def each_alone() -> Probabilities:
+        alone = [PaddedStock(stock)(Batch.of(pack([text]))).numpy() for text in texts]
+        return np.concatenate(alone)[packed.order % len(texts)]
+
+    alone = _answers(each_alone)
     if isinstance(alone, str):
         raise CheckpointError(f"{directory}: cannot classify {longest} tokens ({alone})")
-    together = _unlike(_tried(lambda: PaddedStock(stock)(batch).numpy()), alone, SAME) is None
+    together = _unlike(_answers(lambda: PaddedStock(stock)(batch).numpy()), alone) is None
+    if problem := _unlike(_answers(lambda: PaddedStock(stock, together)(batch).numpy()), alone):
+        raise CheckpointError(f"{directory}: cannot classify texts of one length together ({problem})")
 
     unpacked = PaddedStock(stock.to(device, dtype), together)
-    answers = _tried(lambda: run(unpacked, dtype, texts))
-    if isinstance(answers, str) or not np.isfinite(answers).all():
-        problem = answers if isinstance(answers, str) else "no numbers"
-        progress(f"{kind} cannot run in {dtype_name(dtype)} ({problem}): float32")
+    answers = _answers(lambda: run(unpacked, dtype, packed))
+    if isinstance(answers, str) and dtype != torch.float32:
+        progress(f"{kind} cannot run in {dtype_name(dtype)} ({answers}): float32")
         dtype = torch.float32
         unpacked = PaddedStock(load_stock(directory).to(device), together)
-        answers = run(unpacked, dtype, texts)
+        answers = _answers(lambda: run(unpacked, dtype, packed))
+    if isinstance(answers, str):
+        raise CheckpointError(f"{directory}: cannot run on {device} ({answers})")
+    noise = float(np.abs(answers - alone).max())
 
-    def packed() -> PackedStock:
+    def as_packed() -> PackedStock:
         model = PackedStock(load_stock(directory))
-        if problem := _unlike(model(batch).numpy(), alone, SAME):
-            raise _Unlike(problem)
+        if problem := _unlike(model(batch).numpy(), alone):
+            raise ValueError(problem)
         model.place(dtype, device)
-        if problem := _unlike(run(model, dtype, texts), alone, NOISE * float(np.abs(answers - alone).max()) + SLACK):
-            raise _Unlike(problem)
-        return model
+        if (off := float(np.abs(run(model, dtype, packed) - alone).max())) <= NOISE * noise + SLACK:
+            return model
+        raise ValueError(f"answers differ by {off:.1g} in {dtype_name(dtype)}")
 
-    if not isinstance(found := _tried(packed), str):
+    if not isinstance(found := _tried(as_packed), str):
         return found, dtype
     how = "padded, in batches of similar length" if together else "only equal lengths together: padding changes it"
     progress(f"{kind} cannot run packed ({found}): {how}")
     return unpacked, dtype
 
 
-class _Unlike(Exception):
-    """Answers are too far from what they should be."""
-
-
-def _unlike(found: Probabilities | str, expected: Probabilities, most: float) -> str | None:
+def _unlike(found: Probabilities | str, expected: Probabilities) -> str | None:
     if isinstance(found, str):
         return found
     difference = np.abs(found - expected).max()
-    return None if difference <= most else f"answers differ by {difference:.1g}"
+    logarithms = np.abs(np.log(found.clip(1e-30)) - np.log(expected.clip(1e-30))).max()
+    return None if difference <= SAME and logarithms <= SAME_LOG else f"answers differ by {difference:.1g}"
+
+
+def _answers(work: Callable[[], Probabilities]) -> Probabilities | str:
+    found = _tried(work)
+    return found if isinstance(found, str) or np.isfinite(found).all() else "its answers are no numbers"
 
 
 def _tried(work: Callable[[], T]) -> T | str:
@@ -94,7 +109,5 @@ def _tried(work: Callable[[], T]) -> T | str:
             return work()
     except (OutOfMemory, DeviceFault):
         raise
-    except _Unlike as error:
-        return str(error)
     except Exception as error:
-        return f"{type(error).__name__}: {error}".partition("\n")[0]
+        return said(error)

@@ -138,8 +138,10 @@ def _labelled(settings: Settings, path: str, *, skip_bad_rows: bool, bad: list[s
 
     def infer(works: list[Work]) -> list[Work]:
         stage = idle.get()
-        stage.infer(works)
-        idle.put(stage)
+        try:
+            stage.infer(works)
+        finally:
+            idle.put(stage)
         return works
 
     def lines(works: list[Work]) -> list[str]:
