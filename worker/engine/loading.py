@@ -60,15 +60,16 @@ def _on(
     device: torch.device, checkpoint: Checkpoint, settings: EngineSettings, progress: Progress, successor: bool
 ) -> list[Engine]:
     dtype = arithmetic(settings.dtype, device)
-    name = "int8" if settings.dtype == "int8" else dtype_name(dtype)
+    calibration = settings.calibration if settings.dtype == "int8" else None
+    name = "int8" if calibration else dtype_name(dtype)
     torch.set_num_threads(cores())  # the container's, where torch sees the machine's
     progress(f"loading {checkpoint.ref} onto {device} in {name}")
     manifest = checkpoint.manifest
     longest = manifest.recipe.max_length
     config, spec = _config(checkpoint)
-    if name == "int8" and spec is None:
+    if calibration and spec is None:
         raise CheckpointError(f"{checkpoint.ref}: int8 is for stock BERT only, this is {config.get('model_type')}")
-    copies = STOCK_COPIES if spec is None else INT8_COPIES if name == "int8" else 1
+    copies = STOCK_COPIES if spec is None else INT8_COPIES if calibration else 1
     needed = (checkpoint.directory / WEIGHTS).stat().st_size * copies
     if needed > memory_left():
         raise CheckpointError(f"{checkpoint.ref}: {needed >> 20:,} MiB, {memory_left() >> 20:,} MiB are left")
@@ -84,9 +85,7 @@ def _on(
                 model, dtype = stock_model(checkpoint.directory, longest, device, dtype, run, progress)
                 name = dtype_name(dtype)
             else:
-                model = _bert(
-                    checkpoint, spec, device, dtype, settings.calibration if name == "int8" else None, progress
-                )
+                model = _bert(checkpoint, spec, device, dtype, calibration, progress)
     except OutOfMemory:
         raise CheckpointError(f"{checkpoint.ref}: does not fit the memory left on {device}") from None
     if device.type == "cpu":
