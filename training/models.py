@@ -210,6 +210,10 @@ def _load(directory: Path, model: str, config: Any) -> tuple[Classifier, set[str
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # safetensors, tokenizers and transformers each raise their own
         raise InputError(f"{model}: {next(iter(str(error).splitlines()), type(error).__name__)}") from None
+    # A pooler or a head may be left over; what is left over of a layer is a model of another kind, as with relative
+    # positions, which transformers 5 does not have.
+    if more := sorted(name for name in info["unexpected_keys"] if ".layer." in name or ".layers." in name):
+        raise InputError(f"{model}: transformers' {type(loaded).__name__} has no use for its weight {more[0]}")
     if not tokenizer.is_fast:
         raise InputError(f"{model}: its tokenizer has no tokenizer.json")
     return Classifier(loaded, tokenizer), set(info["missing_keys"])

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.fakes.reviews import Command, fit_arguments, reviews
 from tests.fakes.tiny_model import make_classifier
@@ -33,6 +35,13 @@ def without_tokenizer(directory: Path) -> None:
     (directory / "tokenizer.json").unlink()
 
 
+def with_relative_positions(directory: Path) -> None:
+    """Which transformers 5 leaves out without a word."""
+    weights = load_file(directory / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.distance_embedding.weight"] = torch.zeros(9, 4)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -41,6 +50,7 @@ def without_tokenizer(directory: Path) -> None:
         (truncated, "refused: "),
         (without_config, "config.json is missing"),
         (without_tokenizer, "refused: "),
+        (with_relative_positions, "has no use for its weight bert.encoder.layer.0.attention.self.distance_embedding"),
         (None, "no trained classifier"),
     ],
 )
