@@ -15,6 +15,7 @@ from tests.fakes.stream import connection
 from tests.fakes.tools import content, finish, put, start
 from worker.configuration import ConfigurationError
 from worker.settings import KafkaSettings
+from worker.tools.local_kafka import LocalKafka
 from worker.tools.topics import create
 from worker.transport.admin import Admin
 from worker.transport.interface import TopicInfo, TopicPartition
@@ -48,12 +49,26 @@ def test_topics_are_made_once_and_what_exists_is_left_alone(bootstrap, topics):
         assert admin.topic(output) == before
 
 
-def test_topics_are_known_to_every_broker_once_they_are_made(local_kafka_factory):
-    kafka = KafkaSettings(bootstrap_servers=local_kafka_factory(nodes=3).bootstrap_servers)
-    with Admin(kafka) as admin:
-        assert [outcome.differences for outcome in create(admin, kafka)] == [{}, {}, {}]
-        found = [admin.topic(kafka.output_topic) for _ in range(10)]  # each time of a broker at random
+@pytest.fixture(scope="module")
+def three_nodes():
+    with LocalKafka(nodes=3) as kafka:
+        yield KafkaSettings(bootstrap_servers=kafka.bootstrap_servers)
+
+
+def test_topics_are_known_to_every_broker_once_they_are_made(three_nodes):
+    with Admin(three_nodes) as admin:
+        assert [outcome.differences for outcome in create(admin, three_nodes)] == [{}, {}, {}]
+        found = [admin.topic(three_nodes.output_topic) for _ in range(10)]  # each time of a broker at random
     assert [info and (info.replication_factor, info.min_insync_replicas) for info in found] == [(3, 2)] * 10
+
+
+def test_a_coordinator_that_is_another_now_is_found(three_nodes):
+    """kafka-python's admin client would ask the one that it knows for good."""
+    with Admin(three_nodes, timeout=5) as admin:
+        assert admin.committed("nobody") == {}
+        ((key, node),) = admin._client._manager.cluster._coordinators.items()
+        admin._client._manager.cluster._coordinators[key] = node % 3 + 1
+        assert admin.committed("nobody") == {}
 
 
 # produce and tail -----------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from worker.transport.interface import (
 from worker.transport.kafka_python_client import (
     client_config,
     describe_topic,
+    forget_coordinators,
     never_create_topics,
     reaching,
     result,
@@ -198,8 +199,15 @@ class Admin:
         self._ask(lambda: self._client.remove_group_members(group, [MemberToRemove(member)]))
 
     def _ask(self, call: Callable[[], T], timeout: float | None = None) -> T:
+        def ask() -> T:
+            try:
+                return call()
+            except (errors.KafkaError, TimeoutError):
+                forget_coordinators(self._client)
+                raise
+
         with self._clear_errors():
-            return retrying(call, self._timeout if timeout is None else timeout)
+            return retrying(ask, self._timeout if timeout is None else timeout)
 
     @contextmanager
     def _clear_errors(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from kafka import errors
+from kafka import KafkaAdminClient, errors
 from kafka.future import Future as KafkaFuture
 from kafka.protocol.admin import DescribeConfigsRequest
 from kafka.protocol.metadata import MetadataRequest
@@ -137,6 +137,11 @@ def result(future: KafkaFuture, timeout: float) -> Any:
     future.add_callback(bridge.set_result)
     future.add_errback(bridge.set_exception)
     return bridge.result(max(0.0, timeout))
+
+
+def forget_coordinators(admin: KafkaAdminClient) -> None:
+    """So that it asks for them anew: it keeps what it once found for good, also after another node has become it."""
+    admin._manager.cluster._coordinators.clear()
 
 
 def retrying(call: Callable[[], T], timeout: float) -> T:

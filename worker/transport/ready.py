@@ -8,6 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TransactionalIdNotFoundError
 
 from worker.transport.interface import TransportUnavailable
+from worker.transport.kafka_python_client import forget_coordinators
 
 
 def wait_until_ready(servers: Sequence[str], timeout: float, check: Callable[[], None] = lambda: None) -> None:
@@ -39,6 +40,7 @@ def wait_until_ready(servers: Sequence[str], timeout: float, check: Callable[[],
                     return  # asked and answered
                 except KafkaError as error:
                     problem = str(error)
+                    forget_coordinators(admin)  # another node becomes it while the nodes start
                 _pause(check, deadline, f"Kafka at {','.join(servers)} is not ready after {timeout:.0f} s: {problem}")
     except KafkaError as error:  # not even the first metadata came
         check()
