@@ -59,7 +59,9 @@ def stock_model(
     if isinstance(alone, str):
         raise CheckpointError(f"{directory}: cannot classify {longest} tokens ({alone})")
     together = _unlike(_answers(lambda: PaddedStock(stock)(batch).numpy()), alone) is None
-    if problem := _unlike(_answers(lambda: PaddedStock(stock, together)(batch).numpy()), alone):
+    if not together and (
+        problem := _unlike(_answers(lambda: PaddedStock(stock, together=False)(batch).numpy()), alone)
+    ):
         raise CheckpointError(f"{directory}: cannot classify texts of one length together ({problem})")
 
     unpacked = PaddedStock(stock.to(device, dtype), together)
