@@ -69,6 +69,7 @@ def stock(directory: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
 
 
+@torch.no_grad()
 def reference(directory: Path, sequences: Sequence[Sequence[int]]) -> np.ndarray:
     """The stock model in float32, padded."""
     model = stock(directory)

@@ -1,7 +1,6 @@
 """The packed engine gives what the stock padded model gives, in whatever company a review comes."""
 
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -22,13 +21,6 @@ from worker.settings import EngineSettings
 
 FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=256)
 BFLOAT16 = FLOAT32.model_copy(update={"dtype": "bfloat16"})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Iterator[None]:
-    """Of this module only: others train."""
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +169,7 @@ def test_self_test_tells_a_device_that_answers_differently(checkpoint: Checkpoin
 
 @pytest.mark.parametrize(
     "message",
-    [
-        "CUDA out of memory",
-        "DefaultCPUAllocator: not enough memory",
-        "could not create a primitive",
-    ],  # as oneDNN says it
+    ["CUDA out of memory", "DefaultCPUAllocator: not enough memory", "could not create a primitive"],
 )
 def test_out_of_memory_says_so_and_lets_go_of_what_the_batch_held(checkpoint: Checkpoint, message: str) -> None:
     engine = load_engine(checkpoint, FLOAT32)

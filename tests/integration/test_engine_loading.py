@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,13 +22,6 @@ from worker.faults import DeviceFault
 from worker.settings import EngineSettings
 
 FLOAT32 = EngineSettings(device="cpu", dtype="float32", token_budget=256)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_gradients() -> Iterator[None]:
-    """Of this module only: others train."""
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")
